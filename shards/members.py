@@ -1,0 +1,77 @@
+"""members: one note's file and labels -> a shard's members and its row of the index."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from isal import isal_zlib
+
+from shards import audio, format
+from shards.errors import DataError
+from shards.index import PLACE
+
+
+def index_row(
+    key: str, data: bytes, *, labels: Mapping[str, Any], sample_rate: int, codec: str, name: str, at: int
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Make the members of a note that begins at byte `at` of its tar, and its row: where the audio is, and how long.
+
+    Raises:
+        DataError: the file can't be decoded, is not mono, or has another sample rate than the pack.
+    """
+    header = audio.read_header(data, name=name)
+    check_header(header, sample_rate=sample_rate, name=name)
+    samples = audio.decode_pcm16(data, header=header)
+    if header.codec != codec:
+        data = audio.encode(samples, sample_rate=sample_rate, codec=codec)
+    members = {"json": json.dumps(dict(labels), separators=(",", ":")).encode(), codec: data}
+    row = place_row(key, data, samples=samples, offset=_data_offset(members, member=codec, at=at))
+    return members, row
+
+
+def place_row(key: str, data: bytes, *, samples: Any, offset: int) -> dict[str, Any]:
+    """Make a row of the index: `data` are the member's bytes at `offset`, `samples` what they decode to."""
+    return {
+        "key": key,
+        "offset": offset,
+        "size": len(data),
+        "crc32": isal_zlib.crc32(data),
+        "length": len(samples),
+        "sounding_length": audio.sounding_length(samples),
+    }
+
+
+def check_header(header: audio.Header, *, sample_rate: int, name: str) -> None:
+    """Refuse what the pack can't hold: another rate, stereo, nothing at all."""
+    if header.sample_rate != sample_rate:
+        raise DataError(
+            f"sample_rate must be {sample_rate} for this pack, got {header.sample_rate} ({name}): "
+            f"resample it first, for example with `sox IN -r {sample_rate} OUT`"
+        )
+    if header.channels != 1:
+        raise DataError(f"channels must be 1, got {header.channels} ({name}): mix it down, as with `sox IN -c 1 OUT`")
+    if header.length < 1:
+        raise DataError(f"length must be at least 1 sample, got {header.length} ({name}): leave the file out")
+
+
+def _data_offset(members: Mapping[str, bytes], *, member: str, at: int) -> int:
+    """Find where a member's contents will begin: TarWriter writes members sorted, a header before each."""
+    for extension in sorted(members):
+        at += format.BLOCK
+        if extension == member:
+            return at
+        at += -(-len(members[extension]) // format.BLOCK) * format.BLOCK
+    raise KeyError(member)
+
+
+def index_table(rows: Sequence[Mapping[str, Any]], *, shard: str, labels: pa.Table) -> pa.Table:
+    """Join the rows of one shard with their label columns, (rows,) each, into the index's schema."""
+    named = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([shard]))
+    places = [pa.array([row[field.name] for row in rows], field.type) for field in list(PLACE)[1:]]
+    table = pa.Table.from_arrays([named, *places], schema=PLACE)
+    for name in labels.column_names:
+        if name in PLACE.names:
+            raise DataError(f"label column {name!r} has a name that the index keeps for itself: rename it")
+        table = table.append_column(labels.schema.field(name), labels[name])
+    return table

@@ -1,0 +1,84 @@
+"""Small true-shaped inputs: an NSynth folder of tones, and the pack made of it, once a session."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards import audio
+from shards.nsynth import FAMILIES, QUALITIES, SAMPLE_RATE, SOURCES
+from shards.pack import pack
+
+
+def tone(pitch: int, *, length: int, sounding: int) -> np.ndarray:
+    """A decaying tone of int16 that falls into exact digital silence at `sounding`."""
+    time = np.arange(length) / SAMPLE_RATE
+    wave = np.sin(2 * np.pi * 440 * 2 ** ((pitch - 69) / 12) * time) * np.exp(-time) * 20_000
+    wave[sounding:] = 0
+    return wave.astype(np.int16)
+
+
+def write_notes(folder: Path, *, split: str, count: int, length: int = 16_000, families: int = 3) -> Path:
+    """Write nsynth-SPLIT with `count` notes: key i is of family i % families; every fourth dies halfway."""
+    root = folder / f"nsynth-{split}"
+    (root / "audio").mkdir(parents=True)
+    examples = {}
+    for i in range(count):
+        family, source, pitch = i % families, i % 3, 40 + i % 40
+        instrument = f"{FAMILIES[family]}_{SOURCES[source]}_{i % 7:03d}"
+        key = f"{instrument}-{pitch:03d}-{i:03d}"
+        sounding = length // 2 if i % 4 == 3 else length
+        (root / "audio" / f"{key}.wav").write_bytes(
+            audio.encode(tone(pitch, length=length, sounding=sounding), sample_rate=SAMPLE_RATE, codec="wav")
+        )
+        examples[key] = {
+            "note": i,
+            "note_str": key,
+            "instrument": i % 7,
+            "instrument_str": instrument,
+            "pitch": pitch,
+            "velocity": 100,
+            "sample_rate": SAMPLE_RATE,
+            "qualities": [int(j == i % 11) for j in range(10)],
+            "qualities_str": [q for j, q in enumerate(QUALITIES) if j == i % 11],
+            "instrument_family": family,
+            "instrument_family_str": FAMILIES[family],
+            "instrument_source": source,
+            "instrument_source_str": SOURCES[source],
+        }
+    (root / "examples.json").write_text(json.dumps(examples, indent=4))
+    return root
+
+
+@pytest.fixture(scope="session")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nsynth-train (61 notes of 1 s), nsynth-valid (17) and nsynth-test (11)."""
+    folder = tmp_path_factory.mktemp("notes")
+    for split, count in (("train", 61), ("valid", 17), ("test", 11)):
+        write_notes(folder, split=split, count=count)
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte, where the machine lets us mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk needs root and a mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def data(notes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack of `notes`: shards of ten notes."""
+    folder = tmp_path_factory.mktemp("pack")
+    for split in ("train", "valid", "test"):
+        pack(notes, folder, split=split, rows_per_shard=10)
+    return folder
