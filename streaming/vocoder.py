@@ -14,19 +14,23 @@ unwrapping, no arc tangent, no sine (`phases.lock_phases`). That holds wherever 
 whole sample, and any speed costs the same. X_m has N_a / 2 bins and Y_m is inverted at N_s: cutting or padding the
 spectrum resamples and band-limits at once, so any pitch costs the same too.
 
+A frame plays its inside at speed p, not at `speed`, so an onset would be heard three times, up to 9 ms apart. The
+three frames over an onset are therefore moved to lie D apart, around the place where it belongs, and those next to
+them off it (`_anchor`): it is heard once, in time.
+
 Only ratios D / H of FFT-friendly sizes exist: a near and cheap one is taken, and returned.
 """
 
 import dataclasses
 import math
 import threading
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streaming.phases import cut_frames, lock_phases, overlap_add
+from streaming.phases import BLOCK, cut_frames, find_onsets, lock_phases, overlap_add
 
 OVERLAP = 3  # squared Hann windows add up to 3 * 3/8 everywhere; two never add up, four cost a third more
 HOP = 512  # 1536 points: at 16 kHz the partials of a note of 42 Hz and up lie a whole main lobe (4 bins) apart
@@ -36,17 +40,18 @@ NEAR_CENTS = 4.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """Where the frames lie: D, H, the first input sample of each X_m, and the input range [first, last) they touch."""
+    """Where the frames lie: D, H, speed, how many frames, and the input range [first, last) they can touch.
+
+    `origin` is the input sample of output sample 0. No frames: the window is a plain slice of the input.
+    """
 
     step: int
     hop: int
-    starts: NDArray[np.int64]
+    speed: float
+    frames: int
+    origin: int
     first: int
     last: int
-
-    @property
-    def is_copy(self) -> bool:
-        return len(self.starts) == 0
 
 
 def render(
@@ -61,7 +66,7 @@ def render(
     _check_waveform(waveform)
     layout = _lay_out(pitch_ratio=pitch_ratio, speed=speed, start=start, length=length)
     piece = _read(waveform, layout.first, layout.last)
-    output = piece.copy() if layout.is_copy else _render(piece, layout, length)
+    output = _render(piece, layout, length) if layout.frames else piece.copy()
     if not np.isfinite(output).all():
         found = f"NaN or inf between samples {layout.first} and {layout.last}"
         raise ValueError(f"waveform must be finite, got {found}: repair or leave out this sample")
@@ -84,37 +89,64 @@ def warm_up() -> None:
 
 
 def _lay_out(*, pitch_ratio: float, speed: float, start: float, length: int) -> _Layout:
-    """Place the frames. Everything is relative to one rounded origin, so a shifted input gives shifted frames."""
+    """Place the window. All is relative to one rounded origin, so a slice of the input is laid out as the whole is."""
     _check_window(pitch_ratio=pitch_ratio, speed=speed, start=start, length=length)
     step, hop = _hops(round(1200 * math.log2(pitch_ratio)))
     origin = math.floor(start + 0.5)  # round() goes to even: an odd shift would move ties
-    if step == hop and speed == 1:
-        return _Layout(step=step, hop=hop, starts=np.empty(0, np.int64), first=origin, last=origin + length)
-    frames = math.ceil(length / hop) + OVERLAP - 1
-    centres = np.rint((np.arange(frames) - 0.5) * (hop * speed)).astype(np.int64)
-    size = OVERLAP * step
-    starts = centres + (origin - size // 2)
-    first = min(int(starts[0]), int(starts[1]) - step)
-    return _Layout(step=step, hop=hop, starts=starts, first=first, last=int(starts[-1]) + size)
+    first, last, frames = origin, origin + length, 0
+    if step != hop or speed != 1:
+        frames = math.ceil(length / hop) + OVERLAP - 1
+        # half a frame, one more step back for X', what an anchor may move a frame by, and a sample for rounding
+        margin = OVERLAP * step // 2 + math.ceil(abs(step - hop * speed) * OVERLAP / 2) + 1
+        first = origin - math.ceil(0.5 * hop * speed) - margin - step
+        last = origin + math.ceil((frames - 1.5) * hop * speed) + margin
+    return _Layout(step=step, hop=hop, speed=speed, frames=frames, origin=origin, first=first, last=last)
 
 
 def _render(piece: NDArray[np.float32], layout: _Layout, length: int) -> NDArray[np.float32]:
     """Cut, transform, lock, invert, overlap: (last - first,) -> (length,)."""
-    count, size_in, size_out = len(layout.starts), OVERLAP * layout.step, OVERLAP * layout.hop
-    starts = layout.starts - layout.first
+    count, size_in, size_out = layout.frames, OVERLAP * layout.step, OVERLAP * layout.hop
+    starts = _centres(piece, layout) - size_in // 2
     frames = _scratch("frames", (2 * count - 1, size_in))
     cut_frames(piece, np.concatenate((starts, starts[1:] - layout.step)), _hann(size_in), frames.numpy())
-    spectra = torch.fft.rfft(frames).numpy()
+    spectra = torch.fft.rfft(frames).numpy()  # not into a buffer of ours: torch would copy its own there
     locked = _scratch("locked", (count, size_out // 2 + 1), torch.complex64)
     bins = min(size_in, size_out) // 2  # those below both Nyquist frequencies
     peaks, power = _scratch("peaks", (bins,), torch.int32), _scratch("power", (bins + 4,))
     lock_phases(spectra[:count], spectra[count:], peaks.numpy(), power.numpy(), locked.numpy())
     grains = torch.fft.irfft(locked, n=size_out).numpy()
-    output = np.empty(length, np.float32)
     # N_s / N_a, since the inverse divides by N_s what the forward transform summed over N_a
     gain = np.float32(layout.hop / layout.step / (OVERLAP * 0.375))
+    output = np.empty(length, np.float32)
     overlap_add(grains, _hann(size_out), gain, output)
     return output
+
+
+def _centres(piece: NDArray[np.float32], layout: _Layout) -> NDArray[np.int64]:
+    """(frames,): the t_m, counted from the piece's first sample."""
+    begin = layout.origin - layout.first
+    outputs = (np.arange(layout.frames) - 0.5) * layout.hop  # (frames,): the output sample each frame is centred on
+    centres = begin + outputs * layout.speed
+    blocks = len(piece) // BLOCK
+    onsets = _scratch("onsets", (blocks,), torch.int64).numpy()
+    gap = math.ceil(OVERLAP * max(layout.step, layout.hop * layout.speed))  # so that no frame has two anchors
+    for onset in onsets[: find_onsets(piece, gap, _scratch("energy", (blocks,)).numpy(), onsets)].tolist():
+        _anchor(centres, outputs - (onset - begin) / layout.speed, onset, layout)
+    return np.rint(centres).astype(np.int64)
+
+
+def _anchor(centres: NDArray[np.floating], away: NDArray[np.floating], onset: int, layout: _Layout) -> None:
+    """Move the frames around an onset in place. `away`: output samples from where the onset belongs to each centre.
+
+    Frames that cover the onset play it at p * away from their centres: at the same output sample, all of them. Frames
+    beyond stay where they are, or as far as it takes (N_a / 2) not to hear it.
+    """
+    half_in, half_out = OVERLAP * layout.step / 2, OVERLAP * layout.hop / 2
+    distance = np.abs(away)
+    covering = distance < half_out
+    moved = np.where(covering, layout.step / layout.hop * distance, half_in)
+    near = covering | (layout.speed * distance < half_in)
+    centres[near] = onset + np.copysign(moved, away)[near]
 
 
 def _read(waveform: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
@@ -157,7 +189,7 @@ def _is_friendly(number: int) -> bool:
 _FRIENDLY = tuple(number for number in range(HOP // 4, 6 * HOP, 2) if _is_friendly(number))
 
 
-@lru_cache(maxsize=None)  # at most 4801 keys
+@cache  # at most 4801 keys
 def _hops(cents: int) -> tuple[int, int]:
     """Return (D, H): the cheapest pair of FFT-friendly hops whose ratio lies near `cents`, or the nearest pair.
 
@@ -175,20 +207,19 @@ def _hops(cents: int) -> tuple[int, int]:
     def cost(pair: tuple[int, int]) -> float:
         # an FFT is the slower the larger the odd part of its size (1440: 1.1 of 1536, 1458: 1.8), and an output
         # sample takes 2 * D / H transformed at N_a and 1 at N_s
-        return 2 * ratio * _odd_part(pair[0]) + _odd_part(pair[1])
+        odd_in, odd_out = (size // (size & -size) for size in pair)
+        return 2 * ratio * odd_in + odd_out
 
     near = [pair for pair in pairs if error(pair) <= NEAR_CENTS]
     return min(near, key=cost) if near else min(pairs, key=error)
 
 
-def _odd_part(number: int) -> int:
-    return number // (number & -number)
-
-
 def _check_waveform(waveform: NDArray[np.float32]) -> None:
     if waveform.ndim != 1 or waveform.dtype != np.float32:
         found = f"{waveform.dtype} of shape {waveform.shape}"
-        raise ValueError(f"waveform must be float32 of shape (time,), got {found}: take one channel, .astype(np.float32)")
+        raise ValueError(
+            f"waveform must be float32 of shape (time,), got {found}: take one channel, .astype(np.float32)"
+        )
 
 
 def _check_window(*, pitch_ratio: float, speed: float, start: float, length: int) -> None:

@@ -1,0 +1,43 @@
+"""evaluation: every row of a split once, whole notes in index order, shared out over the ranks. No draws, no padding.
+
+Runs in the rank's own process: reading and decoding a whole note takes 40 us, a fraction of its mel.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from shards import audio
+from shards.index import Pack
+from streaming.batch import Batch
+from streaming.store import Store
+from streaming.world import World
+
+
+def whole_notes(pack: Pack, *, label: str, classes: Sequence[str], batch_size: int, world: World) -> Iterator[Batch]:
+    """Yield this rank's rows in batches of up to `batch_size`, each padded to its longest note; a rank may have none.
+
+    `cursor` of a batch is its first row in the index.
+    """
+    store, labels, share = Store(pack), pack.label_ids(label, classes), world.share(pack.rows)
+    lengths = pack.places["length"]
+    try:
+        for first in range(share.start, share.stop, batch_size):
+            rows = range(first, min(first + batch_size, share.stop))
+            waveform = np.zeros((len(rows), int(lengths[first : rows.stop].max())), np.float32)
+            for i, row in enumerate(rows):
+                data = store.read(row)
+                audio.decode(
+                    data, header=audio.read_header(data, name=store.name(row)), out=waveform[i, : lengths[row]]
+                )  # fmt: skip
+            yield Batch(
+                waveform=torch.from_numpy(waveform),
+                label=torch.from_numpy(labels[first : rows.stop]),
+                length=torch.from_numpy(lengths[first : rows.stop].astype(np.int64)),
+                weight=torch.ones(len(rows)),
+                key=tuple(pack.keys[first : rows.stop].to_pylist()),
+                cursor=first,
+            )
+    finally:
+        store.close()

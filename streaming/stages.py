@@ -1,0 +1,101 @@
+"""stages: a batch's rows, filled in stage by stage. Each stage is a plain function of the source and the rows."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shards import audio
+from streaming.augment import Augment, View, apply_view, draw_view, input_range, valid_length
+from streaming.batch import Batch
+from streaming.plan import Plan
+from streaming.store import Store
+
+FIRST_PACK, FIRST_REPEAT = 0, 0  # places in the augmentation key for mixed packs and repeated rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """What readers need beside the plan: where bytes come from, ids of the labels, what to do with the sound."""
+
+    store: Store
+    labels: NDArray[np.int64]
+    augment: Augment
+    length: int
+    seed: int
+
+
+@dataclasses.dataclass(kw_only=True)
+class Rows:
+    """One rank's rows of the batch at `cursor`, in order; the lists are filled by the stages, one item a row."""
+
+    cursor: int
+    rows: list[int]
+    epochs: list[int]
+    keys: list[str] = dataclasses.field(default_factory=list)
+    views: list[View] = dataclasses.field(default_factory=list)
+    files: list[bytes] = dataclasses.field(default_factory=list)
+    pieces: list[tuple[NDArray[np.float32], int]] = dataclasses.field(default_factory=list)
+    waveforms: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
+
+
+def plan_rows(plan: Plan, *, cursor: int, batch_size: int, slots: range) -> Rows:
+    """Ask the plan for the rank's slots of the batch at `cursor`."""
+    rows, epochs = plan.slots(cursor, batch_size=batch_size, slots=slots)
+    return Rows(cursor=cursor, rows=rows.tolist(), epochs=epochs.tolist())
+
+
+def draw_views(source: Source, batch: Rows) -> None:
+    """Draw where each row's crop starts, its pitch and its speed, before anything is read."""
+    pack = source.store.pack
+    batch.keys = pack.keys.take(batch.rows).to_pylist()
+    for row, epoch, key in zip(batch.rows, batch.epochs, batch.keys, strict=True):
+        view = draw_view(
+            source.augment,
+            length=source.length,
+            note_length=int(pack.places["length"][row]),
+            sounding_length=int(pack.places["sounding_length"][row]),
+            key=(source.seed, epoch, FIRST_PACK, key, FIRST_REPEAT),
+        )
+        batch.views.append(view)
+
+
+def read_rows(source: Source, batch: Rows) -> None:
+    """Read each row's file."""
+    batch.files = [source.store.read(row) for row in batch.rows]
+
+
+def decode_rows(source: Source, batch: Rows) -> None:
+    """Decode the part of each file that its view needs: (samples, position of the first)."""
+    for row, view, data in zip(batch.rows, batch.views, batch.files, strict=True):
+        header = audio.read_header(data, name=source.store.name(row))
+        first, last = input_range(view)
+        first, last = min(max(0, first), header.length), min(max(0, last), header.length)
+        batch.pieces.append((audio.decode(data, header=header, start=first, stop=last), first))
+
+
+def render_views(source: Source, batch: Rows) -> None:
+    """Render each row's view: (source.length,) float32."""
+    del source
+    pairs = zip(batch.pieces, batch.views, strict=True)
+    batch.waveforms = [apply_view(piece, view, first=first) for (piece, first), view in pairs]
+
+
+def collate(source: Source, batch: Rows) -> Batch:
+    """Lay the rows into tensors; a rank's share may be empty."""
+    waveform = np.zeros((len(batch.rows), source.length), np.float32)
+    for i, row in enumerate(batch.waveforms):
+        waveform[i] = row
+    lengths = source.store.pack.places["length"]
+    valid = [
+        valid_length(view, note_length=int(lengths[row])) for row, view in zip(batch.rows, batch.views, strict=True)
+    ]
+    return Batch(
+        waveform=torch.from_numpy(waveform),
+        label=torch.from_numpy(source.labels[batch.rows]),
+        length=torch.tensor(valid, dtype=torch.int64),
+        weight=torch.ones(len(batch.rows)),
+        key=tuple(batch.keys),
+        cursor=batch.cursor,
+    )

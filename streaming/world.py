@@ -1,0 +1,29 @@
+"""world: who this process is among the ranks -> its contiguous share of anything."""
+
+import dataclasses
+import os
+
+import torch.distributed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """A rank and how many there are. A rank is one training process, with one device."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must lie in [0, world_size), got {self.rank} of {self.world_size}: number from 0")
+
+    def share(self, count: int) -> range:
+        """This rank's part of `count` things in order; parts differ by at most one, and may be empty."""
+        return range(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
+
+
+def find_world() -> World:
+    """Tell the world of this process: torch.distributed's, else RANK and WORLD_SIZE as torchrun sets them, else one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return World(rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size())
+    return World(rank=int(os.environ.get("RANK", "0")), world_size=int(os.environ.get("WORLD_SIZE", "1")))
