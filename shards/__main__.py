@@ -33,6 +33,9 @@ def render(
     summary = work(out, font=font, notes=notes, seed=seed)
     if json:
         print_json(summary)
+    else:
+        told = ", ".join(f"{count:,} {split}" for split, count in summary["notes"].items())
+        print(f"rendered {summary['font']} into {out}: {told} notes; {summary['reused']:,} were there already")
 
 
 def pack(

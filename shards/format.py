@@ -50,7 +50,7 @@ def check_keys(keys: Sequence[str]) -> None:
 
 
 def replace_file(temporary: Path, target: Path) -> None:
-    """Rename a written file into place, so that a reader sees the whole of it or nothing."""
+    """Rename a written file into place, on disk before its name is: a reader sees the whole of it or nothing."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(target)
@@ -62,11 +62,14 @@ def replace_file(temporary: Path, target: Path) -> None:
             os.close(folder)
 
 
-def write_whole(target: Path, content: bytes) -> None:
-    """Write a small file by a temporary name and a rename; on any failure nothing stays behind."""
+def write_whole(target: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file by a temporary name and a rename; on any failure nothing stays behind.
+
+    `durable` waits until the disk has it; without, a power cut may leave an empty file under the name.
+    """
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         temporary.write_bytes(content)
-        replace_file(temporary, target)
+        replace_file(temporary, target) if durable else temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

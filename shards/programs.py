@@ -11,13 +11,13 @@ the smaller part of its notes loses them.
 """
 
 import dataclasses
-import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from shards.bijection import uniforms
 from shards.errors import UsageError
-from shards.nsynth import FAMILIES, VELOCITIES
+from shards.nsynth import VELOCITIES
 from shards.soundfont import SoundFont, Zone, group
 
 SPLITS = ("train", "valid", "test")
@@ -87,13 +87,7 @@ PROGRAMS = {
 
 def draw(seed: int, *parts: int | str) -> float:
     """Draw the uniform in [0, 1) that belongs to `seed` and `parts`: the same on every machine, in any order."""
-    encoded = b"".join(
-        b"i" + part.to_bytes(8, "little", signed=True)
-        if isinstance(part, int)
-        else b"s" + len(part.encode()).to_bytes(8, "little") + part.encode()
-        for part in (seed, *parts)
-    )
-    return (int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little") >> 11) / 2**53
+    return float(uniforms(1, seed, *parts)[0])
 
 
 def instruments(font: SoundFont, *, seed: int) -> list[Instrument]:
@@ -102,7 +96,9 @@ def instruments(font: SoundFont, *, seed: int) -> list[Instrument]:
     Raises:
         UsageError: fewer than three groups of presets share no recordings, so three splits can't be made.
     """
-    uses = {program: _uses(font.presets[program], program=program) for program in sorted(PROGRAMS.keys() & font.presets)}
+    uses = {
+        program: _uses(font.presets[program], program=program) for program in sorted(PROGRAMS.keys() & font.presets)
+    }
     uses = {program: notes for program, notes in uses.items() if notes}
     shared = _shared(uses)
     links = [
@@ -132,23 +128,54 @@ def assign(groups: Sequence[tuple[int, ...]], *, seed: int) -> dict[int, str]:
 
     def badness(splits: dict[int, str]) -> tuple[int, float]:
         have = Counter((split, PROGRAMS[program].family) for program, split in splits.items())
-        return sum(not have[cell] for cell in wanted), sum((have[cell] - want) ** 2 / want for cell, want in wanted.items())
+        missed = sum((have[cell] - want) ** 2 / want for cell, want in wanted.items())
+        return sum(not have[cell] for cell in wanted), missed
 
     return min(tries, key=badness)
+
+
+def candidates(instruments: Sequence[Instrument], *, seed: int) -> Iterator[tuple[Instrument, int, int]]:
+    """Yield (instrument, pitch, velocity) in the order in which notes are taken until there are enough.
+
+    Each round takes one note of every instrument, so that counts stay even; in a round, splits take turns and each
+    split's families come first, so that few notes hold them all. How many are taken changes nothing in the order.
+    """
+    lines = [_families_first([one for one in instruments if one.split == split], seed=seed) for split in SPLITS]
+    ordered = [one for turn in itertools.zip_longest(*lines) for one in turn if one is not None]
+    notes = {one.number: sorted(one.notes, key=lambda note: draw(seed, "note", one.program, *note)) for one in ordered}
+    for turn in range(max(map(len, notes.values()))):
+        for one in ordered:
+            if turn < len(notes[one.number]):
+                yield one, *notes[one.number][turn]
+
+
+def _families_first(instruments: Sequence[Instrument], *, seed: int) -> list[Instrument]:
+    """Order instruments by draw, but the first of every family before the second of any."""
+    seen: Counter[str] = Counter()
+    places = []
+    for one in sorted(instruments, key=lambda one: draw(seed, "instrument", one.program)):
+        places.append((seen[one.family], one))
+        seen[one.family] += 1
+    return [one for _, one in sorted(places, key=lambda place: place[0])]
 
 
 def _attempt(
     groups: Sequence[tuple[int, ...]], *, wanted: Mapping[tuple[str, str], float], seed: int, attempt: int
 ) -> dict[int, str]:
-    """Place groups, the largest first and else in keyed order, each where the squared misses grow least."""
+    """Place groups, the largest first and else in keyed order, each where the squared misses grow least.
+
+    How eagerly an attempt fills a split's first place for a family is drawn: how much helps depends on the font.
+    """
+    eager = {family: 3 * draw(seed, "eager", attempt, family) for family in TABLE}
     have: Counter[tuple[str, str]] = Counter()
     splits: dict[int, str] = {}
     for members in sorted(groups, key=lambda members: (-len(members), draw(seed, "order", attempt, members[0]))):
         added = Counter(PROGRAMS[program].family for program in members)
 
         def cost(split: str, added: Counter[str] = added, first: int = members[0]) -> tuple[float, float]:
-            misses = ((have[split, family] - wanted[split, family], n, wanted[split, family]) for family, n in added.items())
-            growth = sum((miss + n) ** 2 / want - miss**2 / want for miss, n, want in misses)
+            cells = [(have[split, family], n, wanted[split, family], family) for family, n in added.items()]
+            growth = sum(((held + n - want) ** 2 - (held - want) ** 2) / want for held, n, want, _ in cells)
+            growth -= sum(eager[family] for held, *_, family in cells if not held)
             return growth, draw(seed, "tie", attempt, first, split)
 
         chosen = min(SPLITS, key=cost)
@@ -191,6 +218,3 @@ def _listed(notes: Mapping[int, tuple[Note, ...]], *, splits: Mapping[int, str])
                        split=splits[program], notes=notes[program])
         )  # fmt: skip
     return listed
-
-
-assert set(TABLE) == set(FAMILIES)

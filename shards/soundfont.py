@@ -1,17 +1,13 @@
-"""soundfont: an .sf2 file -> presets of bank 0, the recordings each note sounds, and its sound.
+"""soundfont: an .sf2 file -> the zones of bank 0's presets, and the recordings that each note sounds.
 
 A font is foreign input: counts, indices and ranges are checked before they are used, and a zone that can't be is left
-out. It is played here, by SoundFont 2.04's rules, since symusic 0.5.9 ignores the root key that a zone sets (2 of 3
-notes of TimGM6mb then sound at another pitch than their name says), velocity, decay and release. Left out: modulators
-but the default ones of velocity, panning, reverb and chorus.
-
-    preset -> zones (keys x velocities) -> sample -> interpolated, looped -> low-pass -> envelope -> summed to mono
+out.
 """
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +16,17 @@ from numpy.typing import NDArray
 
 from shards.errors import DataError
 
-RATE = 48_000
-BLOCK = 64  # points between two values of an envelope: 1.3 ms
 MAX_ZONES = 200_000
 
 PRESET = np.dtype([("name", "S20"), ("program", "<u2"), ("bank", "<u2"), ("bag", "<u2"), ("unused", "<u4", 3)])
 BAG = np.dtype([("generator", "<u2"), ("modulator", "<u2")])
 GENERATOR = np.dtype([("operator", "<u2"), ("amount", "<i2")])
 INSTRUMENT = np.dtype([("name", "S20"), ("bag", "<u2")])
+EDGES = ("start", "end", "loop_start", "loop_end")
 SAMPLE = np.dtype(
-    [("name", "S20"), ("start", "<u4"), ("end", "<u4"), ("loop_start", "<u4"), ("loop_end", "<u4"), ("rate", "<u4")]
-    + [("pitch", "u1"), ("correction", "i1"), ("link", "<u2"), ("type", "<u2")]
-)
+    [("name", "S20"), *((edge, "<u4") for edge in EDGES), ("rate", "<u4"), ("pitch", "u1"), ("correction", "i1"),
+     ("link", "<u2"), ("type", "<u2")]
+)  # fmt: skip
 RECORDS = {b"phdr": PRESET, b"pbag": BAG, b"pgen": GENERATOR, b"inst": INSTRUMENT, b"ibag": BAG, b"igen": GENERATOR}
 RECORDS |= {b"shdr": SAMPLE}
 
@@ -41,7 +36,7 @@ MOD_LFO_VOLUME, MOD_LFO, VIB_LFO, MOD_ENV, VOL_ENV = 13, 21, 23, 25, 33
 INSTRUMENT_INDEX, KEYS, VELOCITIES, FIXED_KEY, FIXED_VELOCITY, ATTENUATION = 41, 43, 44, 46, 47, 48
 COARSE_TUNE, FINE_TUNE, SAMPLE_INDEX, LOOP_MODE, CENTS_A_KEY, ROOT_KEY = 51, 52, 53, 54, 56, 58
 OFFSETS = {"start": (0, 4), "end": (1, 12), "loop_start": (2, 45), "loop_end": (3, 50)}
-DEFAULTS = dict.fromkeys((21, 23, 25, 26, 27, 28, 30, 33, 34, 35, 36, 38), -12_000)
+DEFAULTS: dict[int, int] = dict.fromkeys((21, 23, 25, 26, 27, 28, 30, 33, 34, 35, 36, 38), -12_000)
 DEFAULTS |= {CUTOFF: 13_500, FIXED_KEY: -1, FIXED_VELOCITY: -1, CENTS_A_KEY: 100, ROOT_KEY: -1}
 INSTRUMENT_ONLY = {0, 1, 2, 3, 4, 12, 45, 46, 47, 50, 54, 57, 58}
 EVERYTHING = 127 << 8
@@ -70,7 +65,6 @@ class SoundFont:
     """A font in memory: its points (int16) and the zones of bank 0's presets by General MIDI program (0..127)."""
 
     name: str
-    sha256: str
     points: NDArray[np.int16]
     presets: Mapping[int, tuple[Zone, ...]]
 
@@ -84,7 +78,7 @@ def read(path: Path) -> SoundFont:
     usable = loose & (samples["rate"] >= 400) & (samples["rate"] <= 192_000)
     recordings = _recordings(samples, usable=usable, points=points)
     presets = _presets(tables, recordings=recordings, name=path.name)
-    return SoundFont(name=path.name, sha256=hashlib.sha256(data).hexdigest(), points=points, presets=presets)
+    return SoundFont(name=path.name, points=points, presets=presets)
 
 
 def group(items: Sequence[Any], *, links: Iterable[tuple[Hashable, Hashable]]) -> list[tuple[Any, ...]]:
@@ -115,18 +109,6 @@ def sounding(zones: Iterable[Zone], *, pitch: int, velocity: int) -> Iterator[Zo
 def key_range(zones: Sequence[Zone]) -> tuple[int, int]:
     """Return the lowest and the highest MIDI pitch that any of the zones (one or more) plays."""
     return min(zone.keys[0] for zone in zones), max(zone.keys[1] for zone in zones)
-
-
-def sound(font: SoundFont, *, program: int, pitch: int, velocity: int, hold: float, seconds: float) -> NDArray:
-    """Play one note, held for `hold` seconds, as mono float32 (seconds * RATE,) without DC; zeros if nothing sounds."""
-    out = np.zeros(round(seconds * RATE), np.float64)
-    for zone in sounding(font.presets.get(program, ()), pitch=pitch, velocity=velocity):
-        _add_voice(out, zone, points=font.points, pitch=pitch, velocity=velocity, hold=hold)
-    _kernels()[1](out)
-    return out.astype(np.float32)
-
-
-# --- the file
 
 
 def _tables(data: bytes, *, name: str) -> tuple[dict[bytes, NDArray], NDArray[np.int16]]:
@@ -244,112 +226,3 @@ def _zone(outer: Mapping[int, int], inner: Mapping[int, int], recordings: dict[i
     if not sample["start"] <= shifted["start"] < shifted["end"] <= sample["end"]:
         return None
     return Zone(keys=keys, velocities=velocities, recording=number, sample={**sample, **shifted}, amounts=amounts)
-
-
-# --- the sound
-
-
-def _add_voice(out: NDArray, zone: Zone, *, points: NDArray, pitch: int, velocity: int, hold: float) -> None:
-    key = zone.get(FIXED_KEY) if 0 <= zone.get(FIXED_KEY) <= 127 else pitch
-    speed = zone.get(FIXED_VELOCITY) if 0 < zone.get(FIXED_VELOCITY) <= 127 else velocity
-    times = np.arange(-(-len(out) // BLOCK) + 1) * (BLOCK / RATE)
-    rise, fall, release = _stages(zone, VOL_ENV, key=key, times=times, hold=hold)
-    bend = _bend(*_stages(zone, MOD_ENV, key=key, times=times, hold=hold))
-    mod, vibrato = _lfo(zone, MOD_LFO, times=times), _lfo(zone, VIB_LFO, times=times)
-
-    root = zone.get(ROOT_KEY) if 0 <= zone.get(ROOT_KEY) <= 127 else zone.sample["pitch"]
-    cents = (key - (root if root <= 127 else 60)) * zone.get(CENTS_A_KEY) + zone.sample["correction"]
-    cents += 100 * zone.get(COARSE_TUNE) + zone.get(FINE_TUNE) + zone.get(MOD_ENV_PITCH) * bend
-    cents += zone.get(MOD_LFO_PITCH) * mod + zone.get(VIB_LFO_PITCH) * vibrato
-    step = zone.sample["rate"] / RATE * np.exp2(np.clip(cents, -9600, 9600) / 1200)
-
-    # The specification's default modulator: -2400 cents at velocity 0. It is what makes a soft note dull.
-    tone = (
-        zone.get(CUTOFF) - 2400 * (1 - speed / 127) + zone.get(MOD_ENV_CUTOFF) * bend + zone.get(MOD_LFO_CUTOFF) * mod
-    )
-    cutoff = np.clip(8.176 * np.exp2(np.clip(tone, 0, 14_000) / 1200), 20, 0.45 * RATE)
-    damping = 10 ** (-(np.clip(zone.get(RESONANCE), 0, 960) / 10 - 3.01) / 20)
-
-    # 40 log10(velocity / 127) is its other one; E-mu's players take 0.4 of an attenuation, and fonts are tuned to that.
-    level = 40 * np.log10(speed / 127) - 0.04 * max(zone.get(ATTENUATION), 0) - zone.get(MOD_LFO_VOLUME) / 10 * mod
-    envelope = np.maximum(1 - fall - release, 0)
-    gain = np.where(envelope > 0, rise * 10 ** (5 * (envelope - 1) + level / 20), 0)
-
-    start, end, low, high = (zone.sample[edge] for edge in ("start", "end", "loop_start", "loop_end"))
-    mode = zone.get(LOOP_MODE) & 3 if start <= low < high <= end else 0
-    loops = {1: len(out), 3: round(hold * RATE)}.get(mode, 0)
-    _kernels()[0](out, points, start, end, low, high, loops, step, np.tan(np.pi * cutoff / RATE), damping, gain)
-
-
-def _stages(zone: Zone, first: int, *, key: int, times: NDArray, hold: float) -> tuple[NDArray, NDArray, NDArray]:
-    """Return how far attack, decay and release have come at each time: 0..1, 0..sustain, 0 and up."""
-    delay, attack, held, decay, release = (
-        2.0 ** (np.clip(zone.get(first + offset), -12_000, 8_000) / 1200) for offset in (0, 1, 2, 3, 5)
-    )
-    held, decay = (seconds * 2.0 ** ((60 - key) * np.clip(zone.get(first + offset), -1200, 1200) / 1200)
-                   for seconds, offset in ((held, 6), (decay, 7)))  # fmt: skip
-    until = np.minimum(times, hold)
-    sustain = np.clip(zone.get(first + 4), 0, 1000) / 1000  # of 100 dB for the volume, of all for the modulation
-    rise = np.clip((until - delay) / attack, 0, 1)
-    fall = np.clip((until - delay - attack - held) / decay, 0, sustain)
-    return rise, fall, np.maximum(times - hold, 0) / release
-
-
-def _bend(rise: NDArray, fall: NDArray, release: NDArray) -> NDArray:
-    """Return the modulation envelope, 0..1."""
-    return rise * np.maximum(1 - fall - release, 0)
-
-
-def _lfo(zone: Zone, first: int, *, times: NDArray) -> NDArray:
-    """Return a triangle in -1..1 that starts at 0 after its delay."""
-    delay = 2.0 ** (np.clip(zone.get(first), -12_000, 5_000) / 1200)
-    turns = 8.176 * 2.0 ** (np.clip(zone.get(first + 1), -16_000, 4_500) / 1200) * np.maximum(times - delay, 0)
-    return 2 * np.abs(2 * ((turns + 0.75) % 1) - 1) - 1
-
-
-@functools.cache
-def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
-    """Compile the two loops over points, at the first note: importing numba costs half a second."""
-    import numba
-
-    return numba.njit(_play), numba.njit(_block_dc)
-
-
-def _play(out, points, start, end, low, high, loops, step, warped, damping, gain) -> None:  # noqa: ANN001
-    """Add points [start, end) to out: 4-point Hermite at `step`, state-variable low-pass, `gain`; one value a BLOCK.
-
-    The filter is Zavalishin's (The Art of VA Filter Design, 2012, chapter 4), which stays stable while its cutoff moves.
-    """
-    at, first, second = float(start), 0.0, 0.0
-    for i in range(len(out)):
-        block, part = i // BLOCK, (i % BLOCK) / BLOCK
-        if i < loops and at >= high:
-            at = low + (at - low) % (high - low)
-        k = int(at)
-        if k >= end:
-            break
-        x0, x1 = points[max(k - 1, start)], points[k]
-        if i < loops:
-            x2 = points[k + 1 if k + 1 < high else low + (k + 1 - high) % (high - low)]
-            x3 = points[k + 2 if k + 2 < high else low + (k + 2 - high) % (high - low)]
-        else:
-            x2, x3 = points[min(k + 1, end - 1)], points[min(k + 2, end - 1)]
-        f = at - k
-        a = 0.5 * (3.0 * (x1 - float(x2)) - x0 + x3)
-        x = (((a * f + (x0 - 2.5 * x1 + 2.0 * x2 - 0.5 * x3)) * f + 0.5 * (float(x2) - x0)) * f + x1) / 32768.0
-        g = warped[block]
-        band = (first + g * (x - second)) / (1.0 + g * (g + damping))
-        lowpass = second + g * band
-        first, second = 2.0 * band - first, 2.0 * lowpass - second
-        out[i] += lowpass * (gain[block] + part * (gain[block + 1] - gain[block]))
-        at += step[block]
-
-
-def _block_dc(out) -> None:  # noqa: ANN001
-    """High-pass in place at 10 Hz, one pole: an offset of the recording would click where the note is cut."""
-    keep = 1.0 - 2.0 * np.pi * 10.0 / RATE
-    before, y = 0.0, 0.0
-    for i in range(len(out)):
-        y = out[i] - before + keep * y
-        before = out[i]
-        out[i] = y

@@ -10,7 +10,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.utils.data
@@ -156,7 +156,7 @@ class Loader:
         if self.readers == 0:
             return _raise_faults(iter(pipeline))
         self._workers = torch.utils.data.DataLoader(
-            pipeline,
+            cast("torch.utils.data.Dataset", pipeline),
             batch_size=None,
             num_workers=self.readers,
             prefetch_factor=PREFETCH,

@@ -45,6 +45,19 @@ def test_does_not_care_for_the_features_scale():
     assert scaled.probabilities == pytest.approx(plain.probabilities, abs=1e-3)
 
 
+def test_both_solvers_agree(monkeypatch):
+    newton = score(rows(300, seed=1), splits={"valid": rows(50, seed=2)})["valid"]
+    monkeypatch.setattr("trainers.baseline.MAX_NEWTON_WEIGHTS", 0)
+    lbfgs = score(rows(300, seed=1), splits={"valid": rows(50, seed=2)})["valid"]
+    assert lbfgs.probabilities == pytest.approx(newton.probabilities, abs=1e-3)
+
+
+def test_survives_bands_that_are_copies_of_one_another():
+    features, target = rows(300, seed=1)
+    copies = np.repeat(features, 4, axis=1)
+    assert score((copies, target), splits={"train": (copies, target)})["train"].accuracy > 0.9
+
+
 def test_agrees_with_scikit_learn_on_two_classes():
     from sklearn.linear_model import LogisticRegression
 
@@ -55,8 +68,10 @@ def test_agrees_with_scikit_learn_on_two_classes():
     assert ours[:, [1, 3]] == pytest.approx(theirs, abs=1e-4)
 
 
-def test_no_warning_escapes_where_the_fit_does_not_converge(monkeypatch):
+@pytest.mark.parametrize("most", [2000, 0])
+def test_no_warning_escapes_where_the_fit_does_not_converge(monkeypatch, most):
     monkeypatch.setattr("trainers.baseline.MAX_ITERATIONS", 1)
+    monkeypatch.setattr("trainers.baseline.MAX_NEWTON_WEIGHTS", most)
     assert score(rows(300, seed=1), splits={"valid": rows(50, seed=2)})["valid"].accuracy is not None
 
 

@@ -1,0 +1,122 @@
+"""checkpoint: a run's state -> a folder that is whole or not there. Weights as safetensors; nothing is unpickled.
+
+    checkpoints/last/   model.safetensors  training.pt (optimizer)  state.json (cursor, classes, ...)  manifest.json
+    checkpoints/best/   the same, of the best validation so far
+
+A checkpoint is written beside its place and renamed into it, the one before it only then removed; manifest.json, with
+every file's size and hash, is written last. So a kill at any moment leaves one whole: restore takes the newest.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import xxhash
+
+from shards.errors import DataError, UsageError
+from shards.format import write_whole
+
+MANIFEST, MODEL, TRAINING, STATE = "manifest.json", "model.safetensors", "training.pt", "state.json"
+
+
+def save_checkpoint(
+    folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Write FOLDER anew; the old one stands until the new one is whole."""
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    packed = io.BytesIO()
+    torch.save(optimizer.state_dict(), packed)
+    files = {
+        MODEL: safetensors.torch.save({name: value.contiguous() for name, value in model.state_dict().items()}),
+        TRAINING: packed.getvalue(),
+        STATE: json.dumps(dict(state)).encode(),
+    }
+    try:
+        for name, content in files.items():
+            write_whole(fresh / name, content)
+        write_whole(
+            fresh / MANIFEST, json.dumps({name: _identity(content) for name, content in files.items()}).encode()
+        )
+    except OSError:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Make TARGET the same checkpoint as SOURCE; its files are links where the disk can link."""
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    for folder in (fresh, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, fresh, copy_function=_link)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """Find the newest whole checkpoint that stands at FOLDER or was left beside it by a kill; None where none is."""
+    places = (folder, folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old"))
+    whole = [place for place in places if is_whole(place)]
+    return max(whole, key=lambda place: read_state(place)["cursor"], default=None)
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether every file of the manifest is there with its size and hash."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        return all(_identity((folder / name).read_bytes()) == told for name, told in manifest.items())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read state.json of a checkpoint."""
+    return json.loads((folder / STATE).read_bytes())
+
+
+def load_model(folder: Path, model: torch.nn.Module) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Raises:
+        DataError: the checkpoint isn't whole.
+        UsageError: the weights are of another network.
+    """
+    if not is_whole(folder):
+        raise DataError(f"checkpoint {folder} is damaged or incomplete: take the other of last and best")
+    try:
+        model.load_state_dict(safetensors.torch.load_file(folder / MODEL))
+    except RuntimeError as error:
+        raise UsageError(f"checkpoint {folder} holds weights of another network: take the run's own config") from error
+
+
+def load_training(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint into model and optimizer, and return its state."""
+    load_model(folder, model)
+    optimizer.load_state_dict(torch.load(folder / TRAINING, weights_only=True, map_location="cpu"))
+    return read_state(folder)
+
+
+def _identity(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "hash": xxhash.xxh3_128_hexdigest(content)}
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        return shutil.copy2(source, target)
+    return target

@@ -1,0 +1,142 @@
+"""config: every option of a run in one frozen value, dumped beside its checkpoints. Presets are functions."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from shards.errors import UsageError
+from streaming.augment import Augment
+from streaming.augment import preset as augment_preset
+from trainers.mel import MelConfig
+from trainers.model import ModelConfig
+from trainers.optim import OptimConfig
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of `python -m trainers train`."""
+
+    data: str | None = None
+    """The pack: a folder with train/, valid/ and, if there is one, test/."""
+    name: str | None = None
+    """The run's name, new each time; preset and time unless given."""
+    resume: str | None = None
+    """Go on with the run of this name, with its own options."""
+    runs: str = "runs"
+    """Folder of all runs."""
+    preset: Literal["base", "demo"] = "base"
+    """Where the other options' defaults come from: base (resnet18, for real runs) or demo (minutes on a laptop)."""
+    config: str | None = None
+    """A run's config.json to repeat; flags given beside it win."""
+    epochs: int = 20
+    """Passes over the training split."""
+    batch_size: int = 256
+    """Rows of the global batch, over all ranks."""
+    seed: int = 0
+    """Names the order, the augmentation and the first weights."""
+    label: str = "instrument_family_str"
+    """The text column to learn."""
+    crop_seconds: float = 2.5
+    """Length of a training crop; evaluation hears whole notes."""
+    world_size: int | None = None
+    """Ranks; every GPU of this machine unless given, or one rank on a CPU."""
+    readers: int | None = None
+    """DataLoader processes a rank; 0 reads in the training process. Chosen from the cores unless given."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """auto takes cuda, else mps, else cpu."""
+    local: bool = False
+    """Train in this process, without Ray (several processes under torchrun)."""
+    address: str | None = None
+    """A running Ray cluster; this machine alone unless given (inside a Ray job: that cluster)."""
+    max_failures: int = 3
+    """How often Ray starts the ranks anew after one is lost."""
+    log_every: int = 10
+    """Steps from log line to log line."""
+    checkpoint_seconds: float = 300.0
+    """A checkpoint at least this often, beside one at each epoch's end."""
+    log_rows: bool = False
+    """Write each rank's keys and a hash of what entered the mel, step by step, to rows/."""
+    monitor: str = "valid/accuracy"
+    """The metric by which the best checkpoint is kept; loss counts downwards."""
+    baseline_rows: int = 2000
+    """Training notes that the report's logistic regression sees; 0 leaves it out."""
+    augment: Augment = dataclasses.field(default_factory=lambda: augment_preset("default"))
+    mel: MelConfig = dataclasses.field(default_factory=MelConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "world_size", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
+        for name in ("readers", "max_failures", "baseline_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"{name} must not be negative, got {value}")
+        if self.crop_seconds <= 0:
+            raise UsageError(f"crop_seconds must be positive, got {self.crop_seconds}: 2.5 is usual")
+
+
+def base() -> TrainConfig:
+    """For real runs: resnet18 on NSynth or the like."""
+    return TrainConfig()
+
+
+def demo() -> TrainConfig:
+    """For the demo: a small network, 1,000 notes, a few minutes on two cores."""
+    return TrainConfig(
+        preset="demo",
+        epochs=30,
+        batch_size=32,
+        world_size=2,
+        readers=1,
+        model=ModelConfig(name="test_resnet"),
+        optim=OptimConfig(lr=3e-3, label_smoothing=0.1),
+    )
+
+
+PRESETS = {"base": base, "demo": demo}
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """Return the config as nested plain values."""
+    return dataclasses.asdict(config)
+
+
+def from_json(values: dict[str, Any], *, name: str) -> TrainConfig:
+    """Build a config from what `to_json` gave; `name` is what errors call it.
+
+    Raises:
+        UsageError: it holds an option that doesn't exist here.
+    """
+    values = dict(values)
+    for part, kind in (("augment", Augment), ("mel", MelConfig), ("model", ModelConfig), ("optim", OptimConfig)):
+        if isinstance(values.get(part), dict):
+            values[part] = _build(kind, values[part], name=name)
+    return _build(TrainConfig, values, name=name)
+
+
+def _build(kind: type[T], values: dict[str, Any], *, name: str) -> T:
+    known = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    for option in values:
+        if option not in known:
+            raise UsageError(f"{name} has an option {option!r} that {kind.__name__} doesn't know: remove it")
+    return kind(**values)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a run's config.json.
+
+    Raises:
+        UsageError: it isn't there, isn't JSON, or holds an unknown option.
+    """
+    try:
+        return from_json(json.loads(path.read_bytes()), name=str(path))
+    except FileNotFoundError as error:
+        raise UsageError(f"config {path} does not exist: give a run's config.json") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(f"config {path} is not JSON ({error}): give a run's config.json") from error

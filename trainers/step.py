@@ -1,0 +1,50 @@
+"""step: a batch -> moved weights. The loss is weighted so that W ranks of uneven shares give the batch's mean."""
+
+import dataclasses
+
+import torch
+from torch.nn import functional
+
+from streaming.batch import Batch
+from trainers.optim import OptimConfig, set_lr
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What a step changes: the network behind its mel, as one rank runs it."""
+
+    mel: torch.nn.Module
+    model: torch.nn.Module
+    """Wrapped by DDP where there are several ranks."""
+    optimizer: torch.optim.Optimizer
+    config: OptimConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """One rank's sums over its rows; tensors on the device, read on logging steps only."""
+
+    loss: torch.Tensor
+    correct: torch.Tensor
+    rows: int
+
+
+def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: int, lr: float) -> StepResult:
+    """Take one step on this rank's rows of a global batch of `batch_size`.
+
+    DDP averages gradients over W ranks, so a rank's loss is the sum over its rows times W / G: together the mean over
+    the batch, however its rows are shared out.
+    """
+    set_lr(learner.optimizer, lr)
+    learner.model.train()
+    logits = learner.model(learner.mel(batch.waveform)).float()
+    losses = functional.cross_entropy(
+        logits, batch.label, reduction="none", label_smoothing=learner.config.label_smoothing
+    )
+    loss = (losses * batch.weight).sum()
+    learner.optimizer.zero_grad(set_to_none=True)
+    (loss * (world_size / batch_size)).backward()
+    torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
+    learner.optimizer.step()
+    correct = ((logits.detach().argmax(1) == batch.label) * batch.weight).sum()
+    return StepResult(loss=loss.detach(), correct=correct, rows=len(batch.label))
