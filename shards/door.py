@@ -17,15 +17,34 @@ from shards.owner import check_owner
 INTERRUPTED = 130
 
 
-def run_door(room: str, verbs: Mapping[str, Callable[..., Any]], args: Sequence[str] | None = None) -> int:
-    """Run `python -m ROOM VERB ...` and return its exit code; `args` are the process's own unless given."""
+def run_door(
+    room: str,
+    verbs: Mapping[str, Callable[..., Any]],
+    args: Sequence[str] | None = None,
+    *,
+    defaults: Mapping[str, Callable[[], Any]] | None = None,
+) -> int:
+    """Run `python -m ROOM VERB ...` and return its exit code; `args` are the process's own unless given.
+
+    A verb in `defaults` takes one config object, whose defaults are what the callable there returns.
+    """
     about = f"{room}: " + ", ".join(verbs)
     # tyro takes a lone verb for a default and swallows its name, so the verb is chosen here
     given = list(sys.argv[1:] if args is None else args)
     if not given or given[0] in ("-h", "--help") or given[0] not in verbs:
         return _list_verbs(room, verbs, given)
     verb, prog = verbs[given[0]], f"python -m {room} {given[0]}"
-    return guard(lambda: tyro.cli(verb, prog=prog, args=given[1:], config=(tyro.conf.FlagCreatePairsOff,)), about=about)
+    default = (defaults or {}).get(given[0])
+
+    def work() -> None:
+        options: Any = {"prog": prog, "args": given[1:], "config": (tyro.conf.FlagCreatePairsOff,)}
+        if default is None:
+            tyro.cli(verb, **options)
+        else:
+            value = default()
+            verb(tyro.cli(type(value), default=value, description=verb.__doc__, **options))
+
+    return guard(work, about=about)
 
 
 def guard(work: Callable[[], Any], *, about: str) -> int:

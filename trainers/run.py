@@ -61,6 +61,18 @@ class Run:
         return self.folder / "checkpoints" / "best"
 
     @property
+    def stop(self) -> Path:
+        """A file whose being there makes the run save and end at its next logging step."""
+        return self.folder / ".stop"
+
+    def next_attempt(self) -> int:
+        """Count the ranks' starts: 0 at the first, one more after each restart or resume."""
+        path = self.folder / ".attempts"
+        attempt = int(path.read_text()) if path.exists() else 0
+        write_whole(path, str(attempt + 1).encode())
+        return attempt
+
+    @property
     def report(self) -> Path:
         """The page about the run, written at its end."""
         return self.folder / "report.html"

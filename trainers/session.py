@@ -18,11 +18,10 @@ from streaming.world import World, find_world
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Session:
-    """One rank of a run: its place in the world, its device, and which attempt this is."""
+    """One rank of a run: its place in the world, and its device."""
 
     world: World
     device: torch.device
-    attempt: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -94,7 +93,7 @@ def local_session(*, device: str) -> Iterator[Session]:
             torch.distributed.destroy_process_group()
 
 
-def ray_session(*, device: str, attempt: int) -> Session:
+def ray_session(*, device: str) -> Session:
     """Describe the rank that Ray Train started; it has joined the ranks already."""
     import ray.train
     import ray.train.torch
@@ -105,4 +104,4 @@ def ray_session(*, device: str, attempt: int) -> Session:
         chosen = ray.train.torch.get_device()
     else:
         chosen = choose_device(device)
-    return Session(world=world, device=torch.device(chosen), attempt=attempt)
+    return Session(world=world, device=torch.device(chosen))

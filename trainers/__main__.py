@@ -1,0 +1,72 @@
+"""python -m trainers: the doors of the training room."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from shards.door import print_json, run_door
+from trainers.config import PRESETS, TrainConfig, read_config
+
+
+def train(config: TrainConfig) -> None:
+    """Train a classifier: mel per batch on each rank's device, DDP over all ranks, checkpoints, a report."""
+    from trainers.launch import launch
+
+    launch(config)
+
+
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    /,
+    *,
+    data: Path | None = None,
+    split: str = "test",
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Evaluate a run's best checkpoint on every row of a split.
+
+    Args:
+        run: the run's folder, such as runs/demo.
+        data: a pack; the run's own unless given.
+        split: which split.
+        device: auto takes cuda, else mps, else cpu.
+        json: print the numbers as one JSON object.
+    """
+    from trainers.finish import evaluate_run
+    from trainers.metrics import summary
+    from trainers.tables import terminal_table
+
+    found = evaluate_run(run, data=data, split=split, device=device)
+    if json:
+        print_json({"run": run.name, "split": split, **summary(found)})
+    else:
+        Console().print(terminal_table([found]))
+
+
+def _default(args: list[str]) -> TrainConfig:
+    """Read what sets the other options' defaults: --config, or --preset."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="base")
+    parser.add_argument("--config")
+    given, _ = parser.parse_known_args(args)
+    if given.config:
+        return dataclasses.replace(read_config(Path(given.config)), name=None, resume=None, config=given.config)
+    return PRESETS.get(given.preset, PRESETS["base"])()
+
+
+VERBS = {"train": train, "evaluate": evaluate}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the door; `args` are the process's own unless given."""
+    given = list(sys.argv[1:] if args is None else args)
+    return run_door("trainers", VERBS, given, defaults={"train": lambda: _default(given[1:])})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""follow: a run's files -> what its user sees while it goes on. Ranks write; the process that started them shows.
+
+New lines of log.txt are printed as they come; on a terminal a bar under them tells how far the run is.
+"""
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from trainers.run import Run
+
+POLL_SECONDS = 0.2
+
+
+@contextlib.contextmanager
+def follow(run: Run, *, steps: int) -> Iterator[None]:
+    """Show the run's new lines while the block runs, and the last of them after it."""
+    done = threading.Event()
+    start = run.log.stat().st_size if run.log.exists() else 0
+    thread = threading.Thread(target=_show, args=(run, steps, start, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _show(run: Run, steps: int, start: int, done: threading.Event) -> None:
+    console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    columns = (TextColumn("training"), BarColumn(), TextColumn("step {task.completed:,.0f}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training", total=steps)
+        while True:
+            last = done.wait(POLL_SECONDS)  # once more after the end, for what came in between
+            start = _print_new(run, console, start)
+            bar.update(task, completed=_step(run) if console.is_terminal else 0)
+            if last:
+                return
+
+
+def _print_new(run: Run, console: Console, start: int) -> int:
+    """Print whole lines past `start` and return where the next begin."""
+    if not run.log.exists():
+        return start
+    with run.log.open("rb") as file:
+        file.seek(start)
+        fresh = file.read()
+    whole = fresh[: fresh.rfind(b"\n") + 1]
+    for line in whole.decode(errors="replace").splitlines():
+        console.print(Text(line))
+    return start + len(whole)
+
+
+def _step(run: Run) -> int:
+    """Read the last record's step."""
+    if not run.metrics.exists():
+        return 0
+    with run.metrics.open("rb") as file:
+        file.seek(max(0, run.metrics.stat().st_size - 4096))
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(line)["step"])
+    return 0
