@@ -37,9 +37,9 @@ def run_door(
     default = (defaults or {}).get(given[0])
 
     def work() -> None:
-        options: Any = {"prog": prog, "args": given[1:], "config": (tyro.conf.FlagCreatePairsOff,)}
+        options: Any = {"prog": prog, "args": given[1:]}
         if default is None:
-            tyro.cli(verb, **options)
+            tyro.cli(verb, config=(tyro.conf.FlagCreatePairsOff,), **options)
         else:
             value = default()
             verb(tyro.cli(type(value), default=value, description=verb.__doc__, **options))

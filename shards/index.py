@@ -120,12 +120,12 @@ class Pack:
 
 
 def class_names(table: pa.Table) -> dict[str, tuple[str, ...]]:
-    """List the sorted values of each text column that can be a label."""
+    """List the sorted values of each text column that can be a label; one that repeats the key can't."""
     found = {}
     for field in table.schema:
         if field.name not in PLACE.names and pa.types.is_string(field.type):
             values = table[field.name].unique().drop_null()
-            if len(values) <= MAX_CLASSES:
+            if len(values) <= MAX_CLASSES and not table[field.name].equals(table["key"]):
                 found[field.name] = tuple(sorted(values.to_pylist()))
     return found
 

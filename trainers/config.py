@@ -13,6 +13,7 @@ from trainers.model import ModelConfig
 from trainers.optim import OptimConfig
 
 T = TypeVar("T")
+MONITORS = ("valid/accuracy", "valid/macro_accuracy", "valid/loss")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class TrainConfig:
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto takes cuda, else mps, else cpu."""
     local: bool = False
-    """Train in this process, without Ray (several processes under torchrun)."""
+    """Train in this process, without Ray; torchrun's processes do so without being told."""
     address: str | None = None
     """A running Ray cluster; this machine alone unless given (inside a Ray job: that cluster)."""
     max_failures: int = 3
@@ -59,7 +60,7 @@ class TrainConfig:
     """A checkpoint at least this often, beside one at each epoch's end."""
     log_rows: bool = False
     """Write each rank's keys and a hash of what entered the mel, step by step, to rows/."""
-    monitor: str = "valid/accuracy"
+    monitor: Literal["valid/accuracy", "valid/macro_accuracy", "valid/loss"] = "valid/accuracy"
     """The metric by which the best checkpoint is kept; loss counts downwards."""
     baseline_rows: int = 2000
     """Training notes that the report's logistic regression sees; 0 leaves it out."""
@@ -77,6 +78,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UsageError(f"{name} must not be negative, got {value}")
+        if self.monitor not in MONITORS:
+            raise UsageError(f"monitor must be one of {', '.join(MONITORS)}, got {self.monitor!r}")
         if self.crop_seconds <= 0:
             raise UsageError(f"crop_seconds must be positive, got {self.crop_seconds}: 2.5 is usual")
 

@@ -20,7 +20,6 @@ from trainers.baseline import LOGISTIC, MAJORITY, fit_and_score
 from trainers.config import TrainConfig, read_config, to_json
 from trainers.evaluate import evaluate
 from trainers.journal import Journal, read_records
-from trainers.loop import open_packs
 from trainers.mel import LogMel
 from trainers.metrics import Predictions
 from trainers.model import build_model
@@ -28,6 +27,7 @@ from trainers.report import Example, Report, write_report
 from trainers.run import Run, open_run
 from trainers.session import Session
 from trainers.tables import terminal_table
+from trainers.training import open_packs
 
 NUM_EXAMPLES = 6
 

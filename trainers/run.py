@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -123,7 +124,7 @@ def describe_environment(packs: dict[str, Pack]) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.orig_argv),
         "commit": _commit(),
         "fingerprints": {split: pack.fingerprint for split, pack in packs.items()},
         "machine": platform.platform(),

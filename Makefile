@@ -1,0 +1,48 @@
+# Two commands: `make demo` runs the main job, `make test` passes the tests. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := data/demo
+FONT_NOTES := 1500
+
+.PHONY: setup demo test test-fast check format bench
+
+setup: $(VENV)/.demo
+
+$(VENV)/.demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/.demo
+
+# Render notes, pack them, train, evaluate, report. Interrupted and run again, each stage goes on where it was.
+demo: $(VENV)/.demo
+	$(BIN)/python -m shards render $(DEMO)/notes --notes $(FONT_NOTES)
+	$(BIN)/python -m shards pack $(DEMO)/notes $(DEMO)/pack --split train
+	$(BIN)/python -m shards pack $(DEMO)/notes $(DEMO)/pack --split valid
+	$(BIN)/python -m shards pack $(DEMO)/notes $(DEMO)/pack --split test
+	if [ -e runs/demo/config.json ]; then \
+		$(BIN)/python -m trainers train --preset demo --resume demo; \
+	else \
+		$(BIN)/python -m trainers train --preset demo --name demo --data $(DEMO)/pack; \
+	fi
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'not slow'
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,137 @@
+"""harness: named works -> interleaved rounds -> medians -> a Markdown page. Claims nothing itself.
+
+Rounds are interleaved: each method once, then each again, from another one on, so that whatever else the machine does
+hits them alike. Ratios compare medians of one run. One thread, warm page cache, imports and first calls left out.
+"""
+
+import dataclasses
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from shards.index import Pack
+from shards.pack import pack
+from shards.render import render
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCH = ROOT / "data" / "bench"  # git-ignored
+DEMO_NOTES = ROOT / "data" / "demo" / "notes"
+NOTES = 300
+
+Method = Callable[[], float]  # works once, returns its seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """One table, the claim that it measures, and what it says in one line."""
+
+    title: str
+    claim: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    summary: str
+
+
+def stopwatch(work: Callable[[], object]) -> Method:
+    """Turn a callable into one that returns its seconds."""
+
+    def timed() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return timed
+
+
+def measure(methods: Mapping[str, Method], *, rounds: int) -> dict[str, list[float]]:
+    """Return each method's seconds, (rounds,), after one round that isn't counted."""
+    names, found = list(methods), {name: [] for name in methods}
+    for turn in range(rounds + 1):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            seconds = methods[name]()
+            if turn:
+                found[name].append(seconds)
+    return found
+
+
+def medians(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return each method's median."""
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def figure(value: float) -> str:
+    """Write three significant digits: 0.0123, 1.23, 1,234."""
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{digits}f}"
+
+
+def spread(values: Sequence[float], *, scale: float = 1.0) -> str:
+    """Write the range in which all rounds lay: how far to trust the median."""
+    low, high = sorted((scale * min(values), scale * max(values)))
+    return f"{figure(low)} to {figure(high)}"
+
+
+def spread_rate(values: Sequence[float], *, count: float) -> str:
+    """Write the range of `count` a second over all rounds."""
+    return spread([count / value for value in values])
+
+
+def one_thread() -> None:
+    """Keep torch to one thread, as a reader has it."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def notes() -> Path:
+    """Return notes in NSynth's layout: `make demo`'s if it has made them, else 300, rendered once."""
+    if (DEMO_NOTES / "nsynth-test" / "examples.json").is_file():
+        return DEMO_NOTES
+    render(BENCH / "notes", font=None, notes=NOTES, seed=0)
+    return BENCH / "notes"
+
+
+def packed(*, split: str) -> Pack:
+    """Return the pack of a split of `notes()`, made once."""
+    source = notes()
+    return pack(source, BENCH / f"pack-{source.parent.name}", split=split)
+
+
+def show(title: str, sections: Sequence[Section], *, packages: Sequence[str]) -> None:
+    """Print a page of Markdown: where it was measured, then each section's claim, table and summary."""
+    versions = [f"Python {platform.python_version()}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    print(f"## {title}\n\n{describe_machine()}; {', '.join(versions)}.\n")
+    for section in sections:
+        print(f"### {section.title}\n\n{section.claim}\n\n{_table(section.columns, section.rows)}\n")
+        print(f"**{section.summary}**\n")
+
+
+def describe_machine() -> str:
+    """Tell processor, cores, system, date and commit, and what else was running."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    now, (load, _, _) = datetime.now().astimezone(), os.getloadavg()
+    system = f"{platform.system()} {platform.release()}"
+    return f"{model}, {os.cpu_count()} cores, {system}, load {load:.1f}; {now:%Y-%m-%d %H:%M}, {_commit()}"
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"commit {said.stdout.strip()}" if said.returncode == 0 else "no commit"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] + ["---:" if rows[0][i][:1].isdigit() else "---" for i in range(1, len(columns))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows))

@@ -1,0 +1,75 @@
+"""The other libraries' side of benchmarks.augment, run by the python of .venv-peers: it has none of our packages.
+
+    peers.py NOTES.npy DRAWS.json     first says {"versions": {...}}, then answers each line of stdin by one of stdout:
+    {"method": name, "draws": [numbers]}  ->  {"seconds": [one a draw]}
+
+Every method gets just the input that its crop needs, mono float32, and returns the crop at another pitch and speed.
+"""
+
+import importlib.metadata
+import json
+import math
+import sys
+import time
+
+import audiomentations
+import librosa
+import numpy as np
+import python_stretch
+
+SAMPLE_RATE = 16_000
+
+_stretch = python_stretch.Signalsmith.Stretch()
+_stretch.preset(1, SAMPLE_RATE)
+
+
+def signalsmith(piece: np.ndarray, *, semitones: float, speed: float) -> np.ndarray:
+    """Do both in one pass, by one object that is used again (the same bits as a new one's, and faster)."""
+    _stretch.reset()
+    _stretch.setTransposeSemitones(semitones)
+    _stretch.timeFactor = speed
+    return _stretch.process(piece[None])[0]
+
+
+def audiomentations_both(piece: np.ndarray, *, semitones: float, speed: float) -> np.ndarray:
+    """Do one after the other, by its default method (Signalsmith)."""
+    pitch = audiomentations.PitchShift(min_semitones=semitones, max_semitones=semitones, p=1.0)
+    tempo = audiomentations.TimeStretch(min_rate=speed, max_rate=speed, leave_length_unchanged=False, p=1.0)
+    return tempo(pitch(piece, sample_rate=SAMPLE_RATE), sample_rate=SAMPLE_RATE)
+
+
+def librosa_both(piece: np.ndarray, *, semitones: float, speed: float) -> np.ndarray:
+    """Do one after the other, by a phase vocoder and a resampler."""
+    shifted = librosa.effects.pitch_shift(piece, sr=SAMPLE_RATE, n_steps=semitones)
+    return librosa.effects.time_stretch(shifted, rate=speed)
+
+
+METHODS = {"python-stretch": signalsmith, "audiomentations": audiomentations_both, "librosa": librosa_both}
+
+
+def timed(method, waveform: np.ndarray, draw: dict) -> float:
+    """Return the seconds of one draw, and check that it gave a crop of about the length wanted."""
+    started = time.perf_counter()
+    piece = waveform[draw["start"] : draw["start"] + math.ceil(draw["length"] * draw["speed"])]
+    crop = method(piece, semitones=draw["semitones"], speed=draw["speed"])
+    seconds = time.perf_counter() - started
+    assert abs(crop.shape[-1] - draw["length"]) < 2048, (crop.shape, draw)
+    return seconds
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    waveforms = np.load(sys.argv[1])
+    with open(sys.argv[2]) as file:  # noqa: PTH123
+        draws = json.load(file)
+    answer, sys.stdout = sys.stdout, sys.stderr  # what a library prints isn't an answer
+    print(json.dumps({"versions": {n: importlib.metadata.version(n) for n in METHODS}}), file=answer, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        method, chosen = METHODS[asked["method"]], [draws[i] for i in asked["draws"]]
+        seconds = [timed(method, waveforms[draw["note"]], draw) for draw in chosen]
+        print(json.dumps({"seconds": seconds}), file=answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""ray_cluster.yaml passes Ray's own validator and keeps its promises; train.py finds its code when it is copied alone."""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray._private.label_utils import validate_node_labels
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).resolve().parent.parent
+PATH = ROOT / "ray_cluster.yaml"
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    return yaml.safe_load(PATH.read_text())
+
+
+def check(cluster: dict[str, Any]) -> None:
+    validate_config(prepare_config(copy.deepcopy(cluster)))
+
+
+def option(cluster: dict[str, Any], name: str) -> str:
+    found = [one for one in cluster["docker"]["run_options"] if one.startswith(name)]
+    assert len(found) == 1, f"docker.run_options must have one {name}, got {found}"
+    return found[0].removeprefix(name).lstrip("= ")
+
+
+def test_rays_own_validator_takes_the_file(cluster):
+    check(cluster)
+    for kind in cluster["available_node_types"].values():
+        validate_node_labels(kind["labels"])
+
+
+@pytest.mark.parametrize("place", [(), ("docker",), ("available_node_types", "gpu")])
+def test_an_unknown_key_is_caught(cluster, place):
+    part = cluster
+    for name in place:
+        part = part[name]
+    part["worker_nods"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="worker_nods"):
+        check(cluster)
+
+
+def test_a_head_type_that_does_not_exist_and_too_many_workers_are_caught(cluster):
+    with pytest.raises(ValueError, match="head_node_type"):
+        check(cluster | {"head_node_type": "haed"})
+    cluster["available_node_types"]["gpu"]["min_workers"] = cluster["max_workers"] + 1
+    with pytest.raises(ValueError, match="max_workers"):
+        check(cluster)
+
+
+def test_the_image_has_the_ray_and_the_python_that_are_installed(cluster):
+    version = re.fullmatch(r"rayproject/ray:(\d+\.\d+\.\d+)-py(\d)(\d+)-gpu", cluster["docker"]["image"])
+    assert version, cluster["docker"]["image"]
+    assert version[1] == ray.__version__
+    assert (int(version[2]), int(version[3])) == sys.version_info[:2]
+
+
+def test_the_checkout_goes_to_app_without_what_git_ignores(cluster):
+    assert cluster["file_mounts"]["~/app"] == "."
+    assert cluster["rsync_filter"] == [".gitignore"]
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {".venv/", "data/", "runs/"} <= set(ignored)
+    assert any("~/app" in command and "pip install" in command for command in cluster["setup_commands"])
+
+
+def test_nothing_is_scheduled_on_the_head_and_workers_come_when_asked_for(cluster):
+    kinds = cluster["available_node_types"]
+    assert kinds[cluster["head_node_type"]]["resources"] == {"CPU": 0}
+    workers = {name: kind for name, kind in kinds.items() if name != cluster["head_node_type"]}
+    assert set(workers) == {"gpu", "cpu"}
+    for kind in workers.values():
+        assert kind["min_workers"] == 0
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert len({kind["node_config"]["ImageId"] for kind in kinds.values()}) == 1
+    assert cluster["idle_timeout_minutes"] > 0
+
+
+def test_the_dashboard_is_on_loopback_and_every_node_has_the_token(cluster):
+    heads, workers = (cluster[f"{kind}_start_ray_commands"] for kind in ("head", "worker"))
+    assert "--dashboard-host=127.0.0.1" in heads[-1]
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in heads[-1]
+    assert "--address=$RAY_HEAD_IP:6379" in workers[-1]
+    for command in (heads[-1], workers[-1]):
+        assert command.startswith("ulimit -n 65536 || true; RAY_AUTH_MODE=token ray start ")
+    assert option(cluster, "--env") == "RAY_AUTH_MODE=token"
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_data_and_runs_lie_where_every_node_sees_them(cluster):
+    assert option(cluster, "-v") == "/mnt/notestream:/mnt/notestream"
+    mounts = [line for line in cluster["initialization_commands"] if "mount -t nfs4" in line]
+    assert len(mounts) == 1
+    assert mounts[0].endswith(" /mnt/notestream")
+    assert option(cluster, "--shm-size").endswith("g")
+
+
+@pytest.mark.slow
+def test_train_finds_its_code_when_it_is_shipped_alone(tmp_path):
+    copied = shutil.copy(ROOT / "trainers" / "train.py", tmp_path)
+    (tmp_path / "app").symlink_to(ROOT)
+    env = os.environ | {"HOME": str(tmp_path), "TERM": "dumb"}
+    command = [sys.executable, copied, "--help"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for flag in ("--data", "--runs", "--world-size", "--resume", "--optim.lr"):
+        assert flag in done.stdout
+    (tmp_path / "app").unlink()
+    lost = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert lost.returncode == 1
+    assert "keep file_mounts in ray_cluster.yaml" in lost.stderr

@@ -1,0 +1,81 @@
+"""The log-mel: against a ten-line reference, blind to neighbours, finite on exact silence."""
+
+import numpy as np
+import pytest
+import torch
+
+from shards.errors import UsageError
+from trainers.mel import LogMel, MelConfig
+
+RATE = 16_000
+
+
+def reference(wave: np.ndarray, *, n_fft=1024, hop=256, n_mels=40, f_min=20.0, f_max=8000.0, floor=80.0) -> np.ndarray:
+    """The whole feature in ten lines of numpy: frames, power, HTK triangles, dB below the maximum, 0..1."""
+    padded = np.pad(wave.astype(np.float64), n_fft // 2, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    frames = np.stack([padded[i : i + n_fft] * window for i in range(0, len(padded) - n_fft + 1, hop)])
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    to_mel, to_hz = lambda f: 2595 * np.log10(1 + f / 700), lambda m: 700 * (10 ** (m / 2595) - 1)
+    edges = to_hz(np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2))
+    slopes = edges[:, None] - np.linspace(0, RATE / 2, n_fft // 2 + 1)
+    width = np.diff(edges)[:, None]
+    bands = np.maximum(0, np.minimum(-slopes[:-2] / width[:-1], slopes[2:] / width[1:]))
+    level = 10 * np.log10(np.maximum(bands @ power.T, 1e-10))
+    return np.maximum(level - level.max(), -floor) / floor + 1
+
+
+def notes(rows: int, length: int = 16_000) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(length) / RATE
+    pitch = 110 * 2 ** (torch.rand(rows, 1, generator=generator) * 3)
+    tones = sum(torch.sin(2 * torch.pi * k * pitch * time) / k for k in range(1, 6))
+    return tones * torch.exp(-3 * time) * 0.3 + torch.randn(rows, length, generator=generator) * 1e-3
+
+
+@pytest.mark.parametrize(("hop", "n_mels", "f_max", "floor"), [(256, 40, 8000.0, 80.0), (200, 64, 7000.0, 60.0)])
+def test_equals_a_ten_line_reference(hop, n_mels, f_max, floor):
+    waves = notes(3)
+    mel = LogMel(MelConfig(hop_length=hop, n_mels=n_mels, f_max=f_max, floor_db=floor), sample_rate=RATE)
+    for wave, picture in zip(waves, mel(waves), strict=True):
+        expected = reference(wave.numpy(), hop=hop, n_mels=n_mels, f_max=f_max, floor=floor)
+        assert picture.shape == (1, n_mels, 16_000 // hop + 1)
+        # 1e-3 dB where a note sounds; bands 60 dB down hold float32's rounding of the loudest bin
+        assert np.abs(picture[0].numpy() - expected).max() * floor < 5e-3
+
+
+def test_a_note_does_not_depend_on_its_neighbours():
+    waves = notes(9)
+    waves[3] *= 100
+    mel = LogMel(sample_rate=RATE)
+    together = mel(waves)
+    for i in range(9):
+        torch.testing.assert_close(mel(waves[i : i + 1])[0], together[i], rtol=0, atol=1e-6)
+
+
+def test_loudness_does_not_matter_and_values_lie_in_0_1():
+    waves = notes(2)
+    mel = LogMel(sample_rate=RATE)
+    torch.testing.assert_close(mel(waves), mel(waves * 0.25), rtol=0, atol=1e-4)
+    assert mel(waves).min() >= 0
+    assert mel(waves).amax(dim=(1, 2, 3)).tolist() == [1.0, 1.0]
+
+
+def test_exact_silence_gives_finite_values_and_gradients():
+    waves = torch.zeros(2, 8_000)
+    waves[0, :4_000] = notes(1, 4_000)[0]
+    waves.requires_grad_()
+    picture = LogMel(sample_rate=RATE)(waves)
+    picture.square().sum().backward()
+    assert picture.isfinite().all()
+    assert waves.grad is not None
+    assert waves.grad.isfinite().all()
+
+
+def test_errors_speak():
+    with pytest.raises(UsageError, match=r"f_max must be at most 4000 Hz, half the rate, got 8000"):
+        LogMel(sample_rate=8_000)
+    with pytest.raises(UsageError, match=r"mel hop_length must be positive, got 0"):
+        MelConfig(hop_length=0)
+    with pytest.raises(UsageError, match=r"mel f_min must lie in 0\.\.f_max \(100 Hz\), got 200"):
+        MelConfig(f_min=200, f_max=100)

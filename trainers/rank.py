@@ -1,0 +1,20 @@
+"""rank: what every rank does, however it was started: train to the end, then evaluate and report."""
+
+from trainers import checkpoint
+from trainers.config import TrainConfig
+from trainers.finish import finish
+from trainers.loop import train
+from trainers.run import Run
+from trainers.session import Session
+
+
+def run_rank(config: TrainConfig, *, run: Run, session: Session) -> None:
+    """Train from where the run stands; where that comes to its end, evaluate and report."""
+    if train(config, run=run, session=session):
+        finish(config, run=run, session=session)
+
+
+def is_finished(run: Run) -> bool:
+    """Tell whether the run came to its end, report and all."""
+    found = checkpoint.newest(run.last)
+    return found is not None and checkpoint.read_state(found)["finished"] and run.report.exists()
