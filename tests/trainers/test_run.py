@@ -1,5 +1,6 @@
 """Whole runs: one rank equals two, kill and resume equals uninterrupted, and the folder they leave."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -136,8 +137,8 @@ def test_names_and_changed_packs_are_refused(whole: Run, data: Path, notes: Path
     with pytest.raises(UsageError, match=r"take --resume x or --name run, not both"):
         launch(config(data, runs, resume="x"))
     with pytest.raises(UsageError, match=r"data must be named: --data DST"):
-        launch(config(data, runs, name="other", data=None))
-    with pytest.raises(UsageError, match=r"monitor must be one of .*, got 'valid/nothing'"):
+        launch(dataclasses.replace(config(data, runs, name="other"), data=None))
+    with pytest.raises(UsageError, match=r"monitor must be one of valid/accuracy, .*, got 'valid/nothing'"):
         launch(config(data, tmp_path, monitor="valid/nothing"))
 
 

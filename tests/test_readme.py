@@ -1,0 +1,37 @@
+"""README: its Python runs as it stands, and its tree names every file."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_training_loop_runs(data: Path):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert '"data/demo/pack"' in block
+    code = block.replace('"data/demo/pack"', repr(str(data)))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    losses = [float(line.split()[1]) for line in done.stdout.splitlines()]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_the_tree_names_every_file():
+    tree = README[README.index("## The tree") :]
+    for room in ("shards", "streaming", "trainers"):
+        section = re.search(rf"^{room}/\n((?:  .*\n)+)", tree, re.MULTILINE)
+        assert section
+        named = re.findall(r"^  (\S+)", section[1], re.MULTILINE)
+        assert named == sorted(path.name for path in (ROOT / room).iterdir() if path.suffix in (".py", ".j2"))
+
+
+def test_the_make_targets_it_names_are_there():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets | {"up"}
