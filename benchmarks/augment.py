@@ -67,12 +67,12 @@ def ours(waveforms: np.ndarray, draws: Sequence[dict]) -> Timer:
     def time_draws(numbers: Sequence[int]) -> list[float]:
         found = []
         for draw in [draws[number] for number in numbers]:
-            started = time.perf_counter()
+            started = time.process_time()
             vocoder.render(
                 waveforms[draw["note"]], pitch_ratio=2 ** (draw["semitones"] / 12), speed=draw["speed"],
                 start=draw["start"], length=draw["length"],
             )  # fmt: skip
-            found.append(time.perf_counter() - started)
+            found.append(time.process_time() - started)
         return found
 
     return time_draws
@@ -112,7 +112,7 @@ def together(timers: dict[str, Timer]) -> dict[str, np.ndarray]:
 
 
 def apart(timers: dict[str, Timer]) -> dict[str, np.ndarray]:
-    """Run each draw by all methods in turn, so that each finds the caches full of another's: {name: (rounds, draws)}."""
+    """Run each draw by all methods in turn: each finds the caches full of another's. {name: (rounds, draws)}."""
     found = {name: np.empty((ROUNDS_APART, DRAWS)) for name in timers}
     for turn in range(ROUNDS_APART):
         for number in range(DRAWS):
@@ -156,7 +156,7 @@ def run() -> list[Section]:
             timer(range(8))  # compiled, warm
         hot, cold = together(timers), apart(timers)
     what = f"{waveforms.shape[1] / 16_000:g} s notes to {SECONDS:g} s at 16 kHz, pitch +-{SEMITONES:g} semitones, "
-    what += f"speed {1 / SPEED:g} to {SPEED:g}, {DRAWS} draws, one thread, crop first for all. "
+    what += f"speed {1 / SPEED:g} to {SPEED:g}, {DRAWS} draws, one thread, crop first for all, processor time. "
     return [
         section(hot, title="Back to back", claim=f"{what}Each method does all its draws at once."),
         section(cold, title="Alternating", claim=f"{what}Each draw is done by all methods in turn: cold caches."),

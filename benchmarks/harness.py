@@ -26,6 +26,7 @@ DEMO_NOTES = ROOT / "data" / "demo" / "notes"
 NOTES = 300
 
 Method = Callable[[], float]  # works once, returns its seconds
+Clock = Callable[[], float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,25 +40,28 @@ class Section:
     summary: str
 
 
-def stopwatch(work: Callable[[], object]) -> Method:
-    """Turn a callable into one that returns its seconds."""
+def stopwatch(work: Callable[[], object], *, clock: Clock = time.process_time) -> Method:
+    """Turn a callable into one that returns its seconds.
+
+    By default those of the processor: on a shared machine, the time of others that hits long works hardest is left out.
+    """
 
     def timed() -> float:
-        started = time.perf_counter()
+        started = clock()
         work()
-        return time.perf_counter() - started
+        return clock() - started
 
     return timed
 
 
-def measure(methods: Mapping[str, Method], *, rounds: int) -> dict[str, list[float]]:
-    """Return each method's seconds, (rounds,), after one round that isn't counted."""
+def measure(methods: Mapping[str, Method], *, rounds: int, warm: int = 1) -> dict[str, list[float]]:
+    """Return each method's seconds, (rounds,), after `warm` rounds that aren't counted."""
     names, found = list(methods), {name: [] for name in methods}
-    for turn in range(rounds + 1):
+    for turn in range(warm + rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             seconds = methods[name]()
-            if turn:
+            if turn >= warm:
                 found[name].append(seconds)
     return found
 
@@ -69,6 +73,7 @@ def medians(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def figure(value: float) -> str:
     """Write three significant digits: 0.0123, 1.23, 1,234."""
+    value = float(f"{value:.3g}") if abs(value) < 1000 else value  # else 99.96 would be 100.0
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:,.{digits}f}"
 
@@ -103,6 +108,11 @@ def packed(*, split: str) -> Pack:
     """Return the pack of a split of `notes()`, made once."""
     source = notes()
     return pack(source, BENCH / f"pack-{source.parent.name}", split=split)
+
+
+def folder(pack: Pack) -> Path:
+    """Return a pack's folder on this disk."""
+    return Path(str(pack.folder))
 
 
 def show(title: str, sections: Sequence[Section], *, packages: Sequence[str]) -> None:

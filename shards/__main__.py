@@ -92,11 +92,11 @@ def index(folder: tyro.conf.Positional[Path], /, *, json: bool = False) -> None:
         print(f"indexed {told['rows']:,} samples in {told['shards']} shards of {folder}")
 
 
-def show(data: tyro.conf.Positional[Path], /, *, split: str | None = None, json: bool = False) -> None:
+def show(data: tyro.conf.Positional[str], /, *, split: str | None = None, json: bool = False) -> None:
     """Show what is in a pack: shards, rows, hours, classes, rates, bytes, fingerprint.
 
     Args:
-        data: the pack: a folder with a folder a split.
+        data: the pack: a folder (or URL) with a folder a split.
         split: only this split.
         json: print one JSON object a split and line.
     """

@@ -54,8 +54,9 @@ def guard(work: Callable[[], Any], *, about: str) -> int:
         work()
     except NotestreamError as error:
         return _say(error, code=error.exit_code)
-    except KeyboardInterrupt:
-        return _say("interrupted: run the same command again, it goes on where it was", code=INTERRUPTED)
+    except KeyboardInterrupt as stopped:
+        way = str(stopped) or "run the same command again, it goes on where it was"
+        return _say(f"interrupted: {way}", code=INTERRUPTED)
     except BrokenPipeError:  # the reader of our stdout has gone, as with `| head`
         sys.stderr.close()
         return 0

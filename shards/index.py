@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from shards import format
 from shards.errors import DataError, UsageError
-
-PathLike: TypeAlias = str | Path
+from shards.remote import Location, PathLike, locate
 
 META_KEY = b"notestream"
 MAX_CLASSES = 10_000  # a text column with more values is a description, not a label
@@ -51,7 +50,7 @@ class Shard:
 class Pack:
     """An opened split: what the index says, checked. Rows are numbered in index order."""
 
-    folder: Path
+    folder: Location
     split: str
     sample_rate: int
     codec: str
@@ -162,10 +161,11 @@ def write_index(
         temporary.unlink(missing_ok=True)
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Location) -> dict[str, Any]:
     """Read an index's own metadata and check its version; costs no row."""
     try:
-        schema = pq.read_schema(path)
+        with path.open() as file:
+            schema = pq.read_schema(file)
     except pa.ArrowException as error:
         raise DataError(f"{path} is not a parquet file that can be read ({error}): pack or index again") from error
     about = json.loads((schema.metadata or {}).get(META_KEY, b"{}"))
@@ -179,10 +179,10 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def open_pack(data: PathLike, *, split: str) -> Pack:
     """Open the index of DATA/SPLIT and check it against its shards (see Pack.open)."""
-    folder = Path(data) / split
+    folder = locate(data) / split
     path = folder / format.INDEX_NAME
-    if not path.is_file():
-        raise UsageError(_missing(Path(data), split))
+    if path.size() is None:
+        raise UsageError(_missing(locate(data), split))
     about = read_about(path)
     pack = Pack(
         folder=folder,
@@ -192,16 +192,27 @@ def open_pack(data: PathLike, *, split: str) -> Pack:
         shards=tuple(Shard(**shard) for shard in about["shards"]),
         classes={column: tuple(names) for column, names in about["classes"].items()},
         options=about["options"],
-        table=pq.read_table(path, read_dictionary=["shard"]).replace_schema_metadata(),
+        table=_read_table(path),
     )
     _check(pack)
     return pack
 
 
-def _missing(data: Path, split: str) -> str:
-    if not data.exists():
+def splits_of(data: PathLike) -> list[str]:
+    """List the splits of DATA that have an index."""
+    root = locate(data)
+    return [name for name in root.children() if (root / name / format.INDEX_NAME).size() is not None]
+
+
+def _read_table(path: Location) -> pa.Table:
+    with path.open() as file:
+        return pq.read_table(file, read_dictionary=["shard"]).replace_schema_metadata()
+
+
+def _missing(data: Location, split: str) -> str:
+    if not data.is_url and not data.path.exists():
         return f"data folder {data} does not exist: pack one with `python -m shards pack SRC {data} --split {split}`"
-    there = sorted(path.parent.name for path in data.glob(f"*/{format.INDEX_NAME}"))
+    there = splits_of(data)
     found = f"it holds the splits {', '.join(there)}" if there else "it holds no finished split"
     return f"split {split!r} is not in {data} ({found}): `python -m shards pack SRC {data} --split {split}` makes it"
 
@@ -218,9 +229,11 @@ def _check(pack: Pack) -> None:
         if not format.SHARD_NAME.fullmatch(shard.name):
             raise DataError(f"{path} names a shard {shard.name!r}, which is not a plain file name: {again}")
         file = pack.folder / shard.name
-        if not file.is_file() or file.stat().st_size != shard.bytes:
-            size = file.stat().st_size if file.is_file() else "missing"
-            raise DataError(f"shard {file} is {size}, not the {shard.bytes} bytes of the index: {again}")
+        # a remote shard is checked when it is opened: a request each would make opening slow
+        size = shard.bytes if file.is_url else file.size()
+        if size != shard.bytes:
+            found = "missing" if size is None else size
+            raise DataError(f"shard {file} is {found}, not the {shard.bytes} bytes of the index: {again}")
     offset, size = pack.places["offset"], pack.places["size"]
     limit = np.array([shard.bytes for shard in pack.shards])[pack.shard_numbers]
     bad = np.flatnonzero((offset < 0) | (size < 1) | (size > format.MAX_SAMPLE_BYTES) | (offset + size > limit))

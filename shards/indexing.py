@@ -3,6 +3,7 @@
 One pass over each tar by its headers; the audio is read to take its crc32 and to see where it falls silent.
 """
 
+import itertools
 import json
 import re
 import tarfile
@@ -14,10 +15,11 @@ import pyarrow as pa
 import xxhash
 
 from shards import audio, format
-from shards.errors import DataError, UsageError
-from shards.index import Pack, Shard, open_pack, write_index
+from shards.errors import DataError, NotestreamError, UsageError
+from shards.index import Pack, Shard, open_pack, read_about, write_index
 from shards.members import check_header, index_table, place_row
 from shards.progress import meter
+from shards.remote import locate
 
 LABELS = ("json", "cls", "txt")
 
@@ -45,9 +47,9 @@ def index_folder(folder: Path) -> Pack:
                 Shard(name=path.name, rows=table.num_rows, bytes=path.stat().st_size, hash=file_hash(path))
             )  # fmt: skip
             progress.advance()
-    _check_alike(tables, paths)
+    tables = _make_alike(tables)
     format.check_keys([key for table in tables for key in table["key"].to_pylist()])
-    write_index(folder, split=folder.name, shards=shards, tables=tables, options={"indexed": True}, **facts)
+    write_index(folder, split=folder.name, shards=shards, tables=tables, options=_options(folder), **facts)
     return open_pack(folder.parent, split=folder.name)
 
 
@@ -124,9 +126,23 @@ def _label_table(labels: list[dict[str, Any]], *, name: str) -> pa.Table:
         raise DataError(f"{name} has labels of different types under one name ({error}): pack it anew") from error
 
 
-def _check_alike(tables: list[pa.Table], paths: list[Path]) -> None:
-    for table, path in zip(tables, paths, strict=True):
-        if table.schema != tables[0].schema:
-            raise DataError(
-                f"{path} has other label columns or types than {paths[0]}: JSON members must be alike in every row"
-            )
+def _make_alike(tables: list[pa.Table]) -> list[pa.Table]:
+    """Give all shards' tables one schema: a column that a shard lacks is null there, an int beside a float a float.
+
+    Raises:
+        DataError: a label is text in one shard and a number in another.
+    """
+    try:
+        whole = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(f"labels of one name have types that don't fit each other ({error}): pack them anew") from error
+    starts = [0, *itertools.accumulate(table.num_rows for table in tables)]
+    return [whole.slice(start, table.num_rows) for start, table in zip(starts, tables, strict=False)]
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    """Keep how the shards were packed, where an index says so: the packer knows its own folder by it."""
+    try:
+        return dict(read_about(locate(folder / format.INDEX_NAME))["options"])
+    except (NotestreamError, KeyError):
+        return {"indexed": True}

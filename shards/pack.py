@@ -12,6 +12,7 @@ import io
 import json
 import multiprocessing
 import shutil
+import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,10 +27,11 @@ from shards import format
 from shards.archive import open_archive
 from shards.bijection import permute
 from shards.errors import DataError, UsageError
-from shards.index import Pack, PathLike, Shard, open_pack, read_about, write_index
+from shards.index import Pack, Shard, open_pack, read_about, write_index
 from shards.members import index_row, index_table
 from shards.nsynth import Source, find_source, open_folder
 from shards.progress import meter
+from shards.remote import locate
 
 WORK = ".packing"
 META_SHARD = b"shard"
@@ -58,8 +60,8 @@ class Job:
 
 
 def pack(
-    src: PathLike,
-    dst: PathLike,
+    src: str | Path,
+    dst: str | Path,
     *,
     split: str,
     seed: int = 0,
@@ -109,7 +111,13 @@ def _leave_nothing(folder: Path) -> None:
 def _claim(folder: Path, *, options: Mapping[str, Any]) -> bool:
     """Make the folder ours, or refuse it; True where this very pack is already done."""
     done, plan = folder / format.INDEX_NAME, folder / WORK / "plan.json"
-    stands = read_about(done)["options"] if done.exists() else json.loads(plan.read_bytes()) if plan.exists() else None
+    stands = (
+        read_about(locate(done))["options"]
+        if done.exists()
+        else json.loads(plan.read_bytes())
+        if plan.exists()
+        else None
+    )
     if stands is not None and stands != options:
         differ = next(name for name in options if stands.get(name) != options[name])
         raise UsageError(
@@ -192,6 +200,8 @@ def write_shard(job: Job, number: int) -> Iterator[str]:
     found = []
     try:
         with _Hashing(temporary) as file, TarWriter(cast("BinaryIO", file), encoder=False, mtime=0) as writer:
+            # tarfile's default would put a longer header before a name that isn't ASCII, where no offset expects it
+            writer.tarstream.format = tarfile.USTAR_FORMAT
             for note in notes.to_pylist():
                 key = note.pop("key")
                 data = job.source.files.read(key)

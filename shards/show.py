@@ -1,13 +1,12 @@
 """show: a pack -> what is in it, as a table for people or one JSON object for programs."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from shards.errors import UsageError
-from shards.format import INDEX_NAME
-from shards.index import Pack, open_pack
+from shards.index import Pack, open_pack, splits_of
+from shards.remote import PathLike
 
 
 def describe(pack: Pack) -> dict[str, Any]:
@@ -29,13 +28,13 @@ def describe(pack: Pack) -> dict[str, Any]:
     }
 
 
-def open_all(data: Path) -> list[Pack]:
+def open_all(data: PathLike) -> list[Pack]:
     """Open every split of DATA.
 
     Raises:
         UsageError: there is none.
     """
-    splits = sorted(path.parent.name for path in data.glob(f"*/{INDEX_NAME}"))
+    splits = splits_of(data)
     if not splits:
         raise UsageError(f"{data} holds no finished split: `python -m shards pack SRC {data} --split train` makes one")
     return [open_pack(data, split=split) for split in splits]

@@ -1,7 +1,6 @@
 """python -m streaming: the doors of the streaming room."""
 
 import sys
-from pathlib import Path
 
 import tyro
 
@@ -10,7 +9,7 @@ from shards.errors import UsageError
 
 
 def plan(
-    data: tyro.conf.Positional[Path],
+    data: tyro.conf.Positional[str],
     /,
     *,
     batch_size: int,
@@ -26,7 +25,7 @@ def plan(
     """Show which rows a rank will get, step by step, without reading any: the order can be checked from outside.
 
     Args:
-        data: the pack: a folder with a folder a split.
+        data: the pack: a folder (or URL) with a folder a split.
         batch_size: rows of the global batch, over all ranks.
         split: which split.
         seed: the run's seed.

@@ -29,7 +29,7 @@ class Augment:
     probability: float = 1.0
     """Share of notes whose pitch and tempo are moved; the others are cropped only."""
     random_start: bool = False
-    """Crops start anywhere in the note's sounding part; else at its onset."""
+    """Crops start anywhere in the note's sounding part; else at its first sample."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.pitch_semitones <= MAX_SEMITONES:

@@ -8,6 +8,7 @@ epoch of batches <── device <── in step order <────────�
 import itertools
 import multiprocessing
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, cast
@@ -240,6 +241,7 @@ def reader_context() -> BaseContext:
 
 
 def _prepare_reader(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the rank, which needs its readers to end
     linux.keep_heap()
     vocoder.warm_up()
 

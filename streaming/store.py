@@ -1,9 +1,12 @@
-"""store: row -> bytes. One pread by the index, checked by its crc32; a damaged row is named, never trained on."""
+"""store: row -> bytes. One read by the index, checked by its crc32; a damaged row is named, never trained on.
+
+A local row is one pread; a remote one is one ranged request through pyarrow's filesystems.
+"""
 
 import os
 from collections import OrderedDict
-from pathlib import Path
 
+import pyarrow as pa
 from isal import isal_zlib
 
 from shards.errors import DataError
@@ -17,7 +20,7 @@ class Store:
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, int | pa.NativeFile] = OrderedDict()  # least recently used first
 
     def __getstate__(self) -> dict[str, object]:
         return {"pack": self.pack, "_open": OrderedDict()}
@@ -30,7 +33,7 @@ class Store:
         """
         places = self.pack.places
         offset, size = int(places["offset"][row]), int(places["size"][row])
-        data = os.pread(self._descriptor(int(self.pack.shard_numbers[row])), size, offset)
+        data = self._read(self._shard(int(self.pack.shard_numbers[row])), size=size, offset=offset, row=row)
         if isal_zlib.crc32(data) != places["crc32"][row]:
             what = "is cut short" if len(data) < size else "doesn't match its crc32"
             raise DataError(f"{self.name(row)} {what}: the shard is damaged, fetch or pack it anew")
@@ -44,18 +47,32 @@ class Store:
     def close(self) -> None:
         """Close all descriptors."""
         while self._open:
-            os.close(self._open.popitem()[1])
+            _close(self._open.popitem()[1])
 
-    def _descriptor(self, number: int) -> int:
+    def _read(self, shard: int | pa.NativeFile, *, size: int, offset: int, row: int) -> bytes:
+        try:
+            return os.pread(shard, size, offset) if isinstance(shard, int) else shard.read_at(size, offset)
+        except OSError as error:
+            told = " ".join(str(error).split())
+            raise DataError(f"{self.name(row)} can't be read ({told}): check disk or network, and --resume") from error
+
+    def _shard(self, number: int) -> int | pa.NativeFile:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        path = Path(self.pack.folder) / self.pack.shards[number].name
+        place = self.pack.folder / self.pack.shards[number].name
         try:
-            found = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            found = place.open() if place.is_url else os.open(place.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError as error:
-            raise DataError(f"shard {path} is gone: fetch or pack it anew") from error
+            raise DataError(f"shard {place} is gone: fetch or pack it anew") from error
         self._open[number] = found
         if len(self._open) > MAX_OPEN:
-            os.close(self._open.popitem(last=False)[1])
+            _close(self._open.popitem(last=False)[1])
         return found
+
+
+def _close(shard: int | pa.NativeFile) -> None:
+    if isinstance(shard, int):
+        os.close(shard)
+    else:
+        shard.close()

@@ -1,4 +1,4 @@
-"""ray_cluster.yaml passes Ray's own validator and keeps its promises; train.py finds its code when it is copied alone."""
+"""ray_cluster.yaml passes Ray's validator and keeps its promises; train.py finds its code when copied alone."""
 
 import copy
 import os

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from shards.door import print_json, run_door
 from trainers.config import PRESETS, TrainConfig, read_config
+from trainers.run import open_run
 
 
 def train(config: TrainConfig) -> None:
@@ -20,10 +21,10 @@ def train(config: TrainConfig) -> None:
 
 
 def evaluate(
-    run: tyro.conf.Positional[Path],
+    run: tyro.conf.Positional[str],
     /,
     *,
-    data: Path | None = None,
+    data: str | None = None,
     split: str = "test",
     device: str = "auto",
     json: bool = False,
@@ -31,7 +32,7 @@ def evaluate(
     """Evaluate a run's best checkpoint on every row of a split.
 
     Args:
-        run: the run's folder, such as runs/demo.
+        run: the run's folder or URL, such as runs/demo.
         data: a pack; the run's own unless given.
         split: which split.
         device: auto takes cuda, else mps, else cpu.
@@ -43,17 +44,21 @@ def evaluate(
 
     found = evaluate_run(run, data=data, split=split, device=device)
     if json:
-        print_json({"run": run.name, "split": split, **summary(found)})
+        print_json({"run": run, "split": split, **summary(found)})
     else:
         Console().print(terminal_table([found]))
 
 
 def _default(args: list[str]) -> TrainConfig:
-    """Read what sets the other options' defaults: --config, or --preset."""
+    """Read what sets the other options' defaults: the run to resume, --config, or --preset."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="base")
     parser.add_argument("--config")
+    parser.add_argument("--resume")
+    parser.add_argument("--runs", default="runs")
     given, _ = parser.parse_known_args(args)
+    if given.resume:
+        return dataclasses.replace(read_config(open_run(given.runs, given.resume).config), name=None)
     if given.config:
         return dataclasses.replace(read_config(Path(given.config)), name=None, resume=None, config=given.config)
     return PRESETS.get(given.preset, PRESETS["base"])()

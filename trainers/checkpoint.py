@@ -20,7 +20,7 @@ import torch
 import xxhash
 
 from shards.errors import DataError, UsageError
-from shards.format import write_whole
+from shards.format import sync_folder, write_whole
 
 MANIFEST, MODEL, TRAINING, STATE = "manifest.json", "model.safetensors", "training.pt", "state.json"
 
@@ -29,7 +29,7 @@ def save_checkpoint(
     folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
     """Write FOLDER anew; the old one stands until the new one is whole."""
-    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     packed = io.BytesIO()
@@ -48,22 +48,25 @@ def save_checkpoint(
     except OSError:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _take_place(fresh, folder)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Make TARGET the same checkpoint as SOURCE; its files are links where the disk can link."""
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    for folder in (fresh, old):
-        shutil.rmtree(folder, ignore_errors=True)
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(source, fresh, copy_function=_link)
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
+    _take_place(fresh, target)
+
+
+def _take_place(fresh: Path, folder: Path) -> None:
+    """Rename a whole checkpoint into its place; the one before goes last."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    fresh.rename(folder)
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -88,26 +91,35 @@ def read_state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / STATE).read_bytes())
 
 
-def load_model(folder: Path, model: torch.nn.Module) -> None:
-    """Put a checkpoint's weights into a model.
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Read a checkpoint's files, so that one rank can hand them to all.
 
     Raises:
         DataError: the checkpoint isn't whole.
-        UsageError: the weights are of another network.
     """
     if not is_whole(folder):
         raise DataError(f"checkpoint {folder} is damaged or incomplete: take the other of last and best")
+    return {name: (folder / name).read_bytes() for name in (MODEL, TRAINING, STATE)}
+
+
+def restore_model(files: Mapping[str, bytes], model: torch.nn.Module) -> dict[str, Any]:
+    """Put a checkpoint's weights into a model, and return its state.
+
+    Raises:
+        UsageError: the weights are of another network.
+    """
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / MODEL))
+        model.load_state_dict(safetensors.torch.load(files[MODEL]))
     except RuntimeError as error:
-        raise UsageError(f"checkpoint {folder} holds weights of another network: take the run's own config") from error
+        raise UsageError("the checkpoint holds weights of another network: take the run's own config") from error
+    return json.loads(files[STATE])
 
 
-def load_training(folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint into model and optimizer, and return its state."""
-    load_model(folder, model)
-    optimizer.load_state_dict(torch.load(folder / TRAINING, weights_only=True, map_location="cpu"))
-    return read_state(folder)
+def restore(files: Mapping[str, bytes], *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint into model and optimizer, and return its state; nothing is unpickled."""
+    state = restore_model(files, model)
+    optimizer.load_state_dict(torch.load(io.BytesIO(files[TRAINING]), weights_only=True, map_location="cpu"))
+    return state
 
 
 def _identity(content: bytes) -> dict[str, Any]:

@@ -21,13 +21,13 @@ class TrainConfig:
     """Options of `python -m trainers train`."""
 
     data: str | None = None
-    """The pack: a folder with train/, valid/ and, if there is one, test/."""
+    """The pack, a folder or URL: with train/ and, where there are, valid/ and test/."""
     name: str | None = None
     """The run's name, new each time; preset and time unless given."""
     resume: str | None = None
-    """Go on with the run of this name, with its own options."""
+    """Go on with the run of this name, with its own options; a changed one is refused by name."""
     runs: str = "runs"
-    """Folder of all runs."""
+    """Folder or URL of all runs."""
     preset: Literal["base", "demo"] = "base"
     """Where the other options' defaults come from: base (resnet18, for real runs) or demo (minutes on a laptop)."""
     config: str | None = None

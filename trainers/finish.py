@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from shards import audio
 from shards.bijection import permute
+from shards.errors import DataError
 from shards.index import Pack, open_pack
 from streaming.device import choose_device
 from streaming.store import Store
@@ -24,7 +24,7 @@ from trainers.mel import LogMel
 from trainers.metrics import Predictions
 from trainers.model import build_model
 from trainers.report import Example, Report, write_report
-from trainers.run import Run, open_run
+from trainers.run import Run, open_run_at
 from trainers.session import Session
 from trainers.tables import terminal_table
 from trainers.training import open_packs
@@ -33,20 +33,28 @@ NUM_EXAMPLES = 6
 
 
 def load_network(
-    run: Run, config: TrainConfig, *, sample_rate: int, device: torch.device
+    run: Run, config: TrainConfig, *, sample_rate: int, session: Session
 ) -> tuple[torch.nn.Module, torch.nn.Module, tuple[str, ...]]:
-    """Load a run's best network with its mel, and the names of its classes."""
-    folder = run.best if checkpoint.is_whole(run.best) else run.last
-    classes = tuple(checkpoint.read_state(folder)["classes"]) if checkpoint.is_whole(folder) else ()
+    """Load a run's best network with its mel, and the names of its classes; rank 0 reads it for all."""
+    files = session.broadcast(_best_files(run) if session.is_first else None)
+    classes = tuple(json.loads(files[checkpoint.STATE])["classes"])
     model = build_model(config.model, num_classes=len(classes), seed=config.seed)
-    checkpoint.load_model(folder, model)
-    return model.to(device), LogMel(config.mel, sample_rate=sample_rate).to(device), classes
+    checkpoint.restore_model(files, model)
+    mel = LogMel(config.mel, sample_rate=sample_rate)
+    return model.to(session.device), mel.to(session.device), classes
+
+
+def _best_files(run: Run) -> dict[str, bytes]:
+    found = checkpoint.newest(run.best) or checkpoint.newest(run.last)
+    if found is None:
+        raise DataError(f"run {run.place} has no whole checkpoint: go on with it by --resume {run.name}")
+    return checkpoint.read_files(found)
 
 
 def finish(config: TrainConfig, *, run: Run, session: Session) -> None:
     """Evaluate the best checkpoint on every held-out split (all ranks), then write table and report (rank 0)."""
     packs = open_packs(config)
-    model, mel, classes = load_network(run, config, sample_rate=packs["train"].sample_rate, device=session.device)
+    model, mel, classes = load_network(run, config, sample_rate=packs["train"].sample_rate, session=session)
     held_out = [pack for split, pack in packs.items() if split != "train"]
     found = tuple(
         evaluate(model, mel, pack=pack, label=config.label, classes=classes, session=session) for pack in held_out
@@ -55,7 +63,7 @@ def finish(config: TrainConfig, *, run: Run, session: Session) -> None:
         baselines = _baselines(config, packs=packs, mel=mel, classes=classes)
         examples = _top_losses(found[-1], pack=held_out[-1], mel=mel) if found else ()
         report = Report(
-            name=run.folder.name,
+            name=run.name,
             config=to_json(config),
             environment=json.loads(run.environment.read_bytes()),
             records=read_records(run.metrics),
@@ -65,6 +73,7 @@ def finish(config: TrainConfig, *, run: Run, session: Session) -> None:
         )
         write_report(report, run.report)
         _tell(run, found=found, baselines=baselines)
+        run.push("metrics.jsonl", "log.txt", "tb", run.report.name)
     session.barrier()
 
 
@@ -147,7 +156,7 @@ def _tell(run: Run, *, found: tuple[Predictions, ...], baselines: Mapping[str, M
         console.print(
             f"median {speed:,.0f} samples/s, {100 * wait:.1f} % of the time waiting for data", highlight=False
         )
-    console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
+    console.print(f"report: {run.place}/{run.report.name}", highlight=False, soft_wrap=True)
     last = records[-1] if records else {"step": 0, "cursor": 0}
     journal = Journal(run, cursor=last["cursor"], step=last["step"])
     for predictions in found:
@@ -157,17 +166,16 @@ def _tell(run: Run, *, found: tuple[Predictions, ...], baselines: Mapping[str, M
     journal.close()
 
 
-def evaluate_run(folder: Path, *, data: Path | None, split: str, device: str) -> Predictions:
-    """Evaluate a run's best checkpoint on every row of DATA/SPLIT, in this process.
+def evaluate_run(place: str, *, data: str | None, split: str, device: str) -> Predictions:
+    """Evaluate the best checkpoint of the run at PLACE on every row of DATA/SPLIT, in this process.
 
     Raises:
         UsageError: there is no such run, data or split.
         DataError: the run has no whole checkpoint, or the split a class that the run doesn't know.
     """
-    run = open_run(folder)
+    run = open_run_at(place)
     config = read_config(run.config)
     pack = open_pack(data or config.data or "", split=split)
-    chosen = choose_device(device)
-    model, mel, classes = load_network(run, config, sample_rate=pack.sample_rate, device=chosen)
-    session = Session(world=World(), device=chosen)
+    session = Session(world=World(), device=choose_device(device))
+    model, mel, classes = load_network(run, config, sample_rate=pack.sample_rate, session=session)
     return evaluate(model, mel, pack=pack, label=config.label, classes=classes, session=session)

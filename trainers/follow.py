@@ -49,6 +49,7 @@ def _print_new(run: Run, console: Console, start: int) -> int:
     """Print whole lines past `start` and return where the next begin."""
     if not run.log.exists():
         return start
+    start = min(start, run.log.stat().st_size)  # a restored run's log is as long as its checkpoint
     with run.log.open("rb") as file:
         file.seek(start)
         fresh = file.read()

@@ -19,7 +19,7 @@ def stop_on_interrupt(run: Run) -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        run.stop.touch()
+        run.ask_to_stop()
         print("\nstopping at the next logging step, with a checkpoint; Ctrl-C again stops at once", flush=True)  # noqa: T201
 
     if threading.current_thread() is not threading.main_thread():

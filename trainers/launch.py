@@ -4,16 +4,12 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
-from pathlib import Path
-
-import torch
 
 from shards.errors import NotestreamError, UsageError
-from streaming.device import choose_device
 from trainers.config import TrainConfig
 from trainers.follow import follow
 from trainers.interrupt import stop_on_interrupt
-from trainers.prepare import prepare
+from trainers.prepare import fill_in, prepare, this_machine
 from trainers.rank import is_finished, run_rank
 from trainers.run import Run, open_run
 from trainers.session import Session, local_session
@@ -29,9 +25,9 @@ def launch(config: TrainConfig) -> Run:
     """
     if config.resume and config.name:
         raise UsageError(f"take --resume {config.resume} or --name {config.name}, not both")
-    if config.resume and is_finished(run := open_run(Path(config.runs) / config.resume)):
+    if config.resume and is_finished(run := open_run(config.runs, config.resume)):
         print(  # noqa: T201
-            f"run {config.resume} is finished, its report is {run.report}: remove {run.folder} to train it anew"
+            f"run {config.resume} is finished, its report is in {run.place}: remove that to train it anew"
         )
         return run
     return _launch_local(config) if config.local or _under_torchrun() else _launch_ray(config)
@@ -43,27 +39,30 @@ def _under_torchrun() -> bool:
 
 
 def _launch_ray(config: TrainConfig) -> Run:
-    from trainers.cluster import run_ranks  # here: importing Ray takes 3 s that --local needn't pay
+    from trainers import cluster  # here: importing Ray takes 3 s that --local needn't pay
 
     run, config = prepare(config)
-    _announce(run, config, device=choose_device(config.device))
-    with stop_on_interrupt(run) as asked, follow(run, steps=_steps(config)):
-        run_ranks(config, run=run)
+    with cluster.connected(config) as machine:
+        config = fill_in(config, machine)
+        _announce(run, config)
+        with stop_on_interrupt(run) as asked, follow(run, steps=_steps(config)):
+            cluster.run_ranks(config, run=run)
     return _end(run, asked=asked())
 
 
 def _launch_local(config: TrainConfig) -> Run:
     with local_session(device=config.device) as session:
+        config = dataclasses.replace(config, world_size=session.world.world_size)
         prepared = None
         if session.is_first:
             with _told_to_all(session):
-                prepared = prepare(dataclasses.replace(config, world_size=session.world.world_size))
+                prepared = prepare(config)
         run, config = _receive(session, prepared)
-        if not session.is_first:
-            run_rank(config, run=run, session=session)
-            return run
-        _announce(run, config, device=session.device)
-        with stop_on_interrupt(run) as asked, follow(run, steps=_steps(config)):
+        config = fill_in(config, this_machine(config))
+        if session.is_first:
+            _announce(run, config)
+        watched = follow(run, steps=_steps(config)) if session.is_first else contextlib.nullcontext()
+        with stop_on_interrupt(run) as asked, watched:
             run_rank(config, run=run, session=session)
         return _end(run, asked=asked())
 
@@ -85,10 +84,10 @@ def _receive(session: Session, prepared: tuple[Run, TrainConfig] | None) -> tupl
     return told
 
 
-def _announce(run: Run, config: TrainConfig, *, device: torch.device | str) -> None:
+def _announce(run: Run, config: TrainConfig) -> None:
     begun = "going on with" if config.resume else "run"
     print(  # noqa: T201
-        f"{begun} {run.folder.name} in {run.folder}: {config.world_size} rank(s) on {device}, "
+        f"{begun} {run.name} in {run.place}: {config.world_size} rank(s) on {config.device}, "
         f"{config.readers} reader(s) each, {config.model.name}, global batch {config.batch_size}",
         flush=True,
     )
@@ -102,5 +101,5 @@ def _steps(config: TrainConfig) -> int:
 def _end(run: Run, *, asked: bool) -> Run:
     """Say how it ended: a run that was stopped before its end is an interrupted command."""
     if asked and not is_finished(run):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"go on with --resume {run.name}")
     return run

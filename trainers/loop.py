@@ -37,7 +37,7 @@ def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
                 _end_epoch(training)
                 training.stopped = _decide(training) == STOP
         if training.loader.cursor < training.total:
-            say(training, f"stopped at row {training.loader.cursor:,}: go on with --resume {run.folder.name}")
+            say(training, f"stopped at row {training.loader.cursor:,}: go on with --resume {run.name}")
         return training.loader.cursor >= training.total
     finally:
         close(training)
@@ -99,7 +99,7 @@ def _log_step(training: Training, batch: Batch, *, step: int, sums: torch.Tensor
 def _decide(training: Training) -> str:
     """Tell all ranks what rank 0 found at this step: that it is time to save, or to stop."""
     late = time.monotonic() - training.saved > training.config.checkpoint_seconds
-    mine = STOP if training.run.stop.exists() else SAVE if late else GO
+    mine = STOP if training.run.is_asked_to_stop() else SAVE if late else GO
     return training.session.broadcast(mine)
 
 

@@ -1,6 +1,7 @@
 """prepare: a config -> a run's folder, with all checked that can be checked before a rank is started."""
 
 import dataclasses
+import os
 
 import torch
 
@@ -12,24 +13,41 @@ from trainers.model import build_model
 from trainers.run import Run, begin_run, resume_run
 from trainers.training import open_packs
 
+MOST_READERS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What ranks can be spread over: GPUs and cores in all, and the device that a rank will use."""
+
+    gpus: int
+    cores: int
+    device: str
+
+
+def this_machine(config: TrainConfig) -> Machine:
+    """Tell what is here."""
+    device = choose_device(config.device).type
+    return Machine(gpus=torch.cuda.device_count() if device == "cuda" else 0, cores=linux.cores(), device=device)
+
 
 def prepare(config: TrainConfig) -> tuple[Run, TrainConfig]:
     """Check all that can be checked from here, then make or open the run's folder."""
-    found = resume_run(config, name=config.resume) if config.resume else None
-    config = fill_in(found[1] if found else config)
+    found = resume_run(config) if config.resume else None
+    config = found[1] if found else config
     packs = open_packs(config)
     build_model(config.model, num_classes=2, seed=0)
+    if config.world_size is not None and config.batch_size < config.world_size:
+        raise UsageError(f"batch_size must be at least world_size ({config.world_size}), got {config.batch_size}")
     run, config = (found[0], config) if found else begin_run(config, packs=packs)
-    run.stop.unlink(missing_ok=True)
+    run.forget_stop()
     return run, config
 
 
-def fill_in(config: TrainConfig) -> TrainConfig:
-    """Choose ranks and readers from what this machine has, where the user didn't."""
-    gpus = torch.cuda.device_count() if choose_device(config.device).type == "cuda" else 0
-    world_size = config.world_size or max(1, gpus)
-    free = linux.cores() - world_size  # each rank needs a core of its own
-    readers = min(8, max(1, free // world_size)) if config.readers is None else config.readers
-    if config.batch_size < world_size:
-        raise UsageError(f"batch_size must be at least world_size ({world_size}), got {config.batch_size}: raise it")
-    return dataclasses.replace(config, world_size=world_size, readers=readers)
+def fill_in(config: TrainConfig, machine: Machine) -> TrainConfig:
+    """Choose ranks and readers from what there is, where the user didn't."""
+    world_size = config.world_size or max(1, min(machine.gpus, config.batch_size))
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # ranks on this machine, where torchrun says so
+    free = machine.cores - beside  # each rank needs a core of its own
+    readers = min(MOST_READERS, max(1, free // beside)) if config.readers is None else config.readers
+    return dataclasses.replace(config, world_size=world_size, readers=readers, device=machine.device)

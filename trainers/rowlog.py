@@ -17,7 +17,8 @@ class RowLog:
 
     def __init__(self, folder: Path, *, rank: int, attempt: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / f"rank-{rank:03d}.jsonl").open("a")
+        self.name = f"rank-{rank:03d}.jsonl"
+        self._file = (folder / self.name).open("a")
         self._attempt = attempt
 
     def write(self, batch: Batch, *, step: int) -> None:

@@ -5,8 +5,10 @@ import importlib.metadata
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,70 @@ from shards.errors import UsageError
 from shards.format import write_whole
 from shards.index import Pack
 from shards.owner import ROOT
+from shards.remote import locate
+from trainers import sync
 from trainers.config import TrainConfig, read_config, to_json
 
+MAY_CHANGE = (
+    "name", "resume", "runs", "preset", "config", "world_size", "readers", "device", "local", "address", "max_failures",
+    "log_every", "log_rows", "checkpoint_seconds", "baseline_rows",
+)  # fmt: skip
 PACKAGES = ("torch", "torchaudio", "timm", "ray", "webdataset", "pyarrow", "numba", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's folder, by name of what lies in it."""
+    """A run's folder, by name of what lies in it; `url` is where it really lives, if that's not a disk."""
 
     folder: Path
+    url: str | None = None
+
+    @classmethod
+    def at(cls, runs: str, name: str) -> "Run":
+        """Name the run NAME of RUNS, a folder or URL; nothing is made or read yet."""
+        place = locate(runs) / name
+        return cls(sync.staging(place.text), place.text) if place.is_url else cls(place.path.resolve())
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return locate(self.url or self.folder).name
+
+    @property
+    def place(self) -> str:
+        """Where people find it: the URL, or the folder."""
+        return self.url or str(self.folder)
+
+    def pull(self) -> None:
+        """Bring what the URL has to this machine."""
+        if self.url is not None:
+            sync.pull(self.url, self.folder)
+
+    def push(self, *names: str) -> None:
+        """Bring files and folders of this machine to the URL, by name."""
+        if self.url is not None:
+            sync.push(self.url, self.folder, names)
+
+    def push_checkpoints(self, *, best: bool) -> None:
+        """Bring the last checkpoint, and the best where it is new, to the URL."""
+        for checkpoint in (self.last, self.best) if best else (self.last,):
+            if self.url is not None:
+                sync.push_checkpoint(self.url, checkpoint)
+
+    def ask_to_stop(self) -> None:
+        """Make the run save and end at its next logging step, on whatever machine rank 0 is."""
+        self.stop.touch()
+        self.push(self.stop.name)
+
+    def is_asked_to_stop(self) -> bool:
+        """Tell whether someone asked."""
+        return self.stop.exists() or (self.url is not None and sync.exists(self.url, self.stop.name))
+
+    def forget_stop(self) -> None:
+        """Take the question back, before the run begins again."""
+        self.stop.unlink(missing_ok=True)
+        if self.url is not None:
+            sync.remove(self.url, self.stop.name)
 
     @property
     def config(self) -> Path:
@@ -79,47 +135,76 @@ class Run:
         return self.folder / "report.html"
 
 
-def open_run(folder: Path) -> Run:
-    """Find a run that began before.
+def open_run(runs: str, name: str) -> Run:
+    """Find the run NAME of RUNS.
 
     Raises:
         UsageError: there is none.
     """
-    run = Run(folder.resolve())
+    run = Run.at(runs, name)
+    run.pull()
     if not run.config.is_file():
-        there = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
-        known = f"{folder.parent} holds {', '.join(there[-5:])}" if there else f"{folder.parent} holds no run"
-        raise UsageError(f"run {folder} does not exist ({known}): begin it with --name {folder.name}")
+        there = [
+            found for found in locate(runs).children() if (locate(runs) / found / "config.json").size() is not None
+        ]
+        known = f"{runs} holds {', '.join(there[-5:])}" if there else f"{runs} holds no run"
+        raise UsageError(f"run {run.place} does not exist ({known}): begin it with --name {name}")
     return run
 
 
-def begin_run(config: TrainConfig, *, packs: dict[str, Pack]) -> tuple[Run, TrainConfig]:
+def open_run_at(place: str) -> Run:
+    """Find a run by its folder or URL, as `evaluate RUN` takes it."""
+    found = locate(place.rstrip("/"))
+    return open_run(found.parent.text, found.name)
+
+
+def begin_run(config: TrainConfig, *, packs: Mapping[str, Pack]) -> tuple[Run, TrainConfig]:
     """Make the folder of a new run and write what it is; return it with the config that holds its name.
 
     Raises:
         UsageError: the name is taken.
     """
     name = config.name or f"{config.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    run = Run((Path(config.runs) / name).resolve())
-    if run.config.exists():
+    run = Run.at(config.runs, name)
+    if (locate(run.place) / run.config.name).size() is not None:
         raise UsageError(f"run {name} exists in {config.runs}: take --resume {name} to go on, or another --name")
-    config = dataclasses.replace(config, name=name, data=str(Path(config.data or "").resolve()))
+    if run.url is not None:
+        shutil.rmtree(run.folder, ignore_errors=True)  # what an earlier run of this URL left on this machine
+    config = dataclasses.replace(config, name=name, data=_absolute(config.data or ""), resume=None, config=None)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_whole(run.environment, json.dumps(describe_environment(packs), indent=2).encode())
     write_whole(run.config, json.dumps(to_json(config), indent=2).encode())
+    run.push(run.environment.name, run.config.name)
     return run, config
 
 
-def resume_run(config: TrainConfig, *, name: str) -> tuple[Run, TrainConfig]:
-    """Open a run to go on with: its own options, but for those that may change at every restart."""
-    run = open_run(Path(config.runs) / name)
-    own = read_config(run.config)
-    free = ("world_size", "readers", "device", "local", "address", "max_failures", "log_every", "log_rows")
-    changed = {field: getattr(config, field) for field in free}
-    return run, dataclasses.replace(own, **changed, resume=name, runs=config.runs)
+def _absolute(place: str) -> str:
+    """Name a place so that ranks find it from another working directory."""
+    found = locate(place)
+    return found.text if found.is_url else str(found.path.resolve())
 
 
-def describe_environment(packs: dict[str, Pack]) -> dict[str, Any]:
+def resume_run(config: TrainConfig) -> tuple[Run, TrainConfig]:
+    """Open the run to go on with, and check that only what may change at a restart has changed.
+
+    Raises:
+        UsageError: there is no such run, or an option differs that its order or its weights depend on; it is named.
+    """
+    run = open_run(config.runs, config.resume or "")
+    own = to_json(read_config(run.config))
+    for option, value in to_json(config).items():
+        if option == "data":
+            value = _absolute(value or own[option])
+        if option not in MAY_CHANGE and value != own[option]:
+            raise UsageError(
+                f"{option} was {own[option]} when run {run.name} began, and is {value} now: "
+                f"leave it out to go on, or begin a new run with --name"
+            )
+    changed = {option: getattr(config, option) for option in MAY_CHANGE}
+    return run, dataclasses.replace(read_config(run.config), **changed)
+
+
+def describe_environment(packs: Mapping[str, Pack]) -> dict[str, Any]:
     """Tell what a result depends on beside the config."""
     return {
         "versions": {"python": platform.python_version()}

@@ -100,8 +100,5 @@ def ray_session(*, device: str) -> Session:
 
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), world_size=context.get_world_size())
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        chosen = ray.train.torch.get_device()
-    else:
-        chosen = choose_device(device)
+    chosen = ray.train.torch.get_device() if device == "cuda" else choose_device(device)
     return Session(world=world, device=torch.device(chosen))

@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 
 from shards.errors import DataError, UsageError
 from shards.format import INDEX_NAME
 from shards.index import Pack, open_pack
+from shards.remote import locate
 from streaming.loader import Loader
 from trainers import checkpoint
 from trainers.config import TrainConfig
@@ -64,7 +64,7 @@ def open_packs(config: TrainConfig) -> dict[str, Pack]:
         raise UsageError("data must be named: --data DST, a pack made by `python -m shards pack SRC DST --split train`")
     packs = {"train": open_pack(config.data, split="train")}
     for split in SPLITS[1:]:
-        if (Path(config.data) / split / INDEX_NAME).exists():
+        if (locate(config.data) / split / INDEX_NAME).size() is not None:
             packs[split] = open_pack(config.data, split=split)
     for pack in packs.values():
         pack.label_ids(config.label, packs["train"].classes.get(config.label, ()))
@@ -93,9 +93,8 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
         readers=config.readers or 0,
         device=session.device,
     )
-    # rank 0 picks the checkpoint, so that all ranks begin from one
-    found = session.broadcast(checkpoint.newest(run.last) if session.is_first else None)
-    state = checkpoint.load_training(found, model=model, optimizer=optimizer) if found else {}
+    files = session.broadcast(_newest_files(run) if session.is_first else None)
+    state = checkpoint.restore(files, model=model, optimizer=optimizer) if files else {}
     if state:
         loader.load_state_dict(state)
     step = loader.cursor // config.batch_size
@@ -112,6 +111,13 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
         rows=RowLog(run.folder / "rows", rank=session.world.rank, attempt=attempt) if config.log_rows else None,
         best=state.get("best"),
     )
+
+
+def _newest_files(run: Run) -> dict[str, bytes] | None:
+    """Read the newest checkpoint; rank 0 alone picks it, so that all ranks begin from one, and needs the disk."""
+    run.pull()
+    found = checkpoint.newest(run.last)
+    return checkpoint.read_files(found) if found else None
 
 
 def save(training: Training, *, best: bool = False) -> None:
@@ -131,6 +137,10 @@ def save(training: Training, *, best: bool = False) -> None:
         )
         if best:
             checkpoint.copy_checkpoint(training.run.last, training.run.best)
+        training.run.push_checkpoints(best=best)
+        training.run.push("metrics.jsonl", "log.txt", "tb")
+    if training.rows is not None:
+        training.run.push(f"rows/{training.rows.name}")
     training.saved = time.monotonic()
     training.session.barrier()
 

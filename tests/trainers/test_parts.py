@@ -95,7 +95,7 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path: Path):
     model, optimizer = saved(tmp_path / "last", cursor=7)
     other = small(99)
     fresh = make_optimizer(other, OptimConfig())
-    assert checkpoint.load_training(tmp_path / "last", model=other, optimizer=fresh)["cursor"] == 7
+    assert checkpoint.restore(checkpoint.read_files(tmp_path / "last"), model=other, optimizer=fresh)["cursor"] == 7
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
     ours, theirs = optimizer.state_dict()["state"], fresh.state_dict()["state"]
     assert all(torch.equal(ours[i]["exp_avg_sq"], theirs[i]["exp_avg_sq"]) for i in ours)
@@ -150,11 +150,11 @@ def test_a_full_disk_keeps_the_checkpoint_before(small_disk: Path):
 def test_damaged_or_foreign_checkpoints_are_refused(tmp_path: Path):
     saved(tmp_path / "last", cursor=1)
     other = build_model(ModelConfig(name="test_resnet"), num_classes=5, seed=0)
-    with pytest.raises(UsageError, match=r"last holds weights of another network"):
-        checkpoint.load_model(tmp_path / "last", other)
+    with pytest.raises(UsageError, match=r"the checkpoint holds weights of another network"):
+        checkpoint.restore_model(checkpoint.read_files(tmp_path / "last"), other)
     (tmp_path / "last" / checkpoint.STATE).write_text("{}")
     with pytest.raises(DataError, match=r"last is damaged or incomplete: take the other of last and best"):
-        checkpoint.load_model(tmp_path / "last", small())
+        checkpoint.read_files(tmp_path / "last")
 
 
 def test_options_are_frozen_values():

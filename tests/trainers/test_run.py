@@ -102,18 +102,8 @@ def test_a_run_takes_every_row_once_an_epoch(whole: Run, data: Path):
 
 
 def test_stopped_and_resumed_equals_uninterrupted(whole: Run, data: Path, tmp_path: Path):
-    def stop_after(records: int) -> None:
-        while not run.metrics.exists() or len(run.metrics.read_text().splitlines()) < records:
-            time.sleep(0.005)
-        run.stop.touch()
-
-    run = Run(tmp_path / "run")
-    for records, options in ((3, {}), (11, {"resume": "run", "name": None})):
-        stopper = threading.Thread(target=stop_after, args=(records,))
-        stopper.start()
-        launch(config(data, tmp_path, **options))
-        stopper.join()
-        assert not run.report.exists()
+    launch_until(config(data, tmp_path), records=3)
+    run = launch_until(config(data, tmp_path, resume="run", name=None), records=11)
     launch(config(data, tmp_path, resume="run", name=None))
     assert rows_of(run) == rows_of(whole)
     assert told(run) == told(whole)
@@ -140,6 +130,36 @@ def test_names_and_changed_packs_are_refused(whole: Run, data: Path, notes: Path
         launch(dataclasses.replace(config(data, runs, name="other"), data=None))
     with pytest.raises(UsageError, match=r"monitor must be one of valid/accuracy, .*, got 'valid/nothing'"):
         launch(config(data, tmp_path, monitor="valid/nothing"))
+
+
+def test_what_an_order_depends_on_can_not_change_at_a_resume(whole: Run, data: Path, tmp_path: Path):
+    run = launch_until(config(data, tmp_path), records=2)
+    for change, told_as in (
+        ({"epochs": 3}, "epochs was 2 when run run began, and is 3 now"),
+        ({"seed": 1}, "seed was 0 when run run began, and is 1 now"),
+        ({"batch_size": 4}, "batch_size was 8"),
+        ({"augment": Augment()}, "augment was"),
+    ):
+        with pytest.raises(UsageError, match=told_as):
+            launch(config(data, tmp_path, resume="run", name=None, **change))
+    assert not run.report.exists()
+
+
+def launch_until(given: TrainConfig, *, records: int) -> Run:
+    """Launch a run and have it stopped once it has written so many records."""
+    run = Run.at(given.runs, given.name or given.resume or "")
+
+    def stop() -> None:
+        while not run.metrics.exists() or len(run.metrics.read_text().splitlines()) < records:
+            time.sleep(0.005)
+        run.ask_to_stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    launch(given)
+    stopper.join()
+    assert not run.report.exists()
+    return run
 
 
 def finished(command: list[str], *, timeout: float = 200) -> subprocess.CompletedProcess[str]:
@@ -197,9 +217,7 @@ def test_ray_train_interrupted_and_resumed_takes_the_same_rows(whole: Run, data:
     out, err = begun.communicate(timeout=60)
     assert begun.returncode == 130, out + err
     assert "stopping at the next logging step" in out
-    assert (
-        err.strip().splitlines()[-1] == "notestream: interrupted: run the same command again, it goes on where it was"
-    )
+    assert err.strip().splitlines()[-1] == "notestream: interrupted: go on with --resume ray"
     state = checkpoint.read_state(run.last)
     assert not state["finished"]
     assert state["cursor"] >= 5 * 8

@@ -1,0 +1,144 @@
+"""Data and runs at URLs, on a real S3 server (moto's): the same rows, and a run that goes on from the bucket."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from shards.errors import DataError, UsageError
+from shards.index import open_pack
+from shards.remote import Location
+from streaming.loader import Loader
+from trainers import checkpoint, sync
+from trainers.config import TrainConfig
+from trainers.launch import launch
+from trainers.model import ModelConfig
+from trainers.run import Run, open_run_at
+
+
+@pytest.fixture(scope="module")
+def bucket(data: Path) -> Iterator[str]:
+    """A bucket that holds the pack under data/; its URL takes a path before the query."""
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as env:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            env.setenv(name, "test")
+        url = f"s3://bucket/PATH?endpoint_override=http://{host}:{port}&region=us-east-1&allow_bucket_creation=true"
+        filesystem, _ = pafs.FileSystem.from_uri(url.replace("/PATH", ""))
+        filesystem.create_dir("bucket")
+        pafs.copy_files(str(data), "bucket/data", destination_filesystem=filesystem)
+        yield url
+    server.stop()
+
+
+def at(bucket: str, path: str) -> str:
+    return bucket.replace("PATH", path)
+
+
+def test_a_remote_pack_gives_the_same_rows(bucket: str, data: Path):
+    options = {"batch_size": 16, "seed": 1, "label": "instrument_family_str", "crop_seconds": 0.5}
+    local = list(Loader(open_pack(data, split="train"), **options))
+    remote = Loader(open_pack(at(bucket, "data"), split="train"), **options)
+    for ours, theirs in zip(remote, local, strict=True):
+        assert ours.key == theirs.key
+        assert torch.equal(ours.waveform, theirs.waveform)
+    remote.close()
+    assert remote.pack.fingerprint == open_pack(data, split="train").fingerprint
+
+
+def test_a_file_url_is_a_path(data: Path):
+    pack = open_pack(f"file://{data}", split="valid")
+    assert pack.fingerprint == open_pack(data, split="valid").fingerprint
+    assert pack.rows == 17
+
+
+def test_what_is_not_there_is_named(bucket: str, data: Path):
+    with pytest.raises(UsageError, match=r"split 'dev' is not in s3://.* \(it holds the splits test, train, valid\)"):
+        open_pack(at(bucket, "data"), split="dev")
+    with pytest.raises(UsageError, match=r"nope://x/ can't be used .*: take a path, s3://"):
+        open_pack("nope://x/y", split="train")
+    with pytest.raises(DataError, match=r"can't be read .*: check the address, the credentials and the network"):
+        Location(f"file://{data}/nothing.tar").open()
+
+
+def config(bucket: str, **options) -> TrainConfig:
+    given = {
+        "data": at(bucket, "data"), "runs": at(bucket, "runs"), "name": "run", "local": True, "epochs": 2,
+        "batch_size": 16, "readers": 0, "crop_seconds": 0.5, "log_every": 1, "log_rows": True, "baseline_rows": 0,
+        "model": ModelConfig(name="test_resnet"),
+    }  # fmt: skip
+    return TrainConfig(**(given | options))
+
+
+def test_a_run_in_a_bucket_goes_on_from_another_machine(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    run = Run.at(at(bucket, "runs"), "run")
+    assert run.url is not None
+    pushed = sync.push
+
+    def push_and_stop(url: str, folder: Path, names: tuple[str, ...]) -> None:
+        pushed(url, folder, names)
+        if "metrics.jsonl" in names:
+            run.ask_to_stop()
+
+    monkeypatch.setattr(sync, "push", push_and_stop)
+    launch(config(bucket))
+    assert not sync.exists(run.url, "report.html")
+    cursor = checkpoint.read_state(run.last)["cursor"]
+    assert 0 < cursor < 122
+    monkeypatch.undo()
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    shutil.rmtree(run.folder)  # another machine: it has the bucket only
+    launch(config(bucket, name=None, resume="run"))
+    found = {"config.json", "environment.json", "metrics.jsonl", "log.txt", "tb", "checkpoints", "report.html", "rows"}
+    assert {name for name in Location(run.url).children() if name[0] != "."} == found
+    shutil.rmtree(run.folder)
+    again = open_run_at(run.url)
+    assert checkpoint.is_whole(again.best)
+    assert checkpoint.read_state(again.last)["finished"]
+    with pytest.raises(UsageError, match=r"run run exists in s3://.*: take --resume run to go on"):
+        launch(config(bucket))
+
+
+def test_an_upload_cut_short_leaves_a_whole_checkpoint(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    url, model = at(bucket, "cut/run"), torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    last = tmp_path / "here/checkpoints/last"
+
+    def save(cursor: int) -> None:
+        checkpoint.save_checkpoint(last, model=model, optimizer=optimizer, state={"cursor": cursor})
+        sync.push_checkpoint(url, last)
+
+    def newest() -> int:
+        sync.pull(url, tmp_path / "there")
+        found = checkpoint.newest(tmp_path / "there/checkpoints/last")
+        assert found is not None
+        return checkpoint.read_state(found)["cursor"]
+
+    save(1)
+    assert newest() == 1
+    upload = sync._upload
+    for allowed in range(4):
+        count = 0
+
+        def fails(filesystem, file, target, allowed=allowed) -> None:
+            nonlocal count
+            count += 1
+            if count > allowed:
+                raise OSError("connection lost")
+            upload(filesystem, file, target)
+
+        monkeypatch.setattr(sync, "_upload", fails)
+        with pytest.raises(DataError, match=r"can't be written \(connection lost\)"):
+            save(2)
+        assert newest() == 1
+    monkeypatch.setattr(sync, "_upload", upload)
+    save(3)
+    assert newest() == 3
