@@ -144,7 +144,8 @@ def compare(pack: Pack) -> Section:
     told = {name: f"{100 * statistics.median(seen):.0f} %" for name, seen in waits.items()}
     return Section(
         title=f"`trainers train --local` against a bare loop of {DEMO}",
-        claim=f"One thread each (readers 1: one more process, which wants a core to itself), batches of {BATCH}, {ROUNDS} rounds; wall time. "
+        claim=f"One thread each (readers 1: one more process, which wants a core to itself), "
+        f"batches of {BATCH}, {ROUNDS} rounds; wall time. "
         f"Each takes about {STEPS} steps a round; told is the faster quartile of its blocks of {BLOCK} steps "
         "(for the command: its own log lines, the first two left out).",
         columns=("loop", "samples/s", "in all rounds", "of the bare loop with mel", "waits for data"),

@@ -97,11 +97,9 @@ def test_the_dashboard_is_on_loopback_and_every_node_has_the_token(cluster):
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
 
 
-def test_data_and_runs_lie_where_every_node_sees_them(cluster):
-    assert option(cluster, "-v") == "/mnt/notestream:/mnt/notestream"
-    mounts = [line for line in cluster["initialization_commands"] if "mount -t nfs4" in line]
-    assert len(mounts) == 1
-    assert mounts[0].endswith(" /mnt/notestream")
+def test_workers_may_use_the_bucket_and_have_shared_memory_for_readers(cluster):
+    kinds = cluster["available_node_types"]
+    assert {kinds[name]["node_config"]["IamInstanceProfile"]["Name"] for name in ("gpu", "cpu")} == {"notestream-s3"}
     assert option(cluster, "--shm-size").endswith("g")
 
 

@@ -1,12 +1,11 @@
 """Every page tells the truth: its code runs, its vectors are the code's, its links, commands and flags exist."""
 
+import contextlib
 import functools
 import importlib
+import io
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import xxhash
 
 from shards import audio, bijection
+from shards.door import run_door
 from shards.index import open_pack
 from streaming.plan import make_plan
 
@@ -198,18 +198,20 @@ def calls(text: str) -> list[tuple[str, str, list[str]]]:
 @functools.cache
 def flags_of(room: str, verb: str) -> frozenset[str]:
     """Ask a verb for its flags."""
-    env = os.environ | {"COLUMNS": "200", "TERM": "dumb"}
-    command = [sys.executable, "-m", room, verb, "--help"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, f"python -m {room} {verb} --help: {done.stderr}"
-    return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", done.stdout))
+    module, said = importlib.import_module(f"{room}.__main__"), io.StringIO()
+    door = getattr(module, "main", lambda args: run_door(room, module.VERBS, args))
+    with pytest.MonkeyPatch.context() as env, contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
+        env.setenv("COLUMNS", "200")
+        env.setenv("TERM", "dumb")
+        door([verb, "--help"])
+    assert ended.value.code == 0, f"python -m {room} {verb} --help"
+    return frozenset(re.findall(r"--[a-z][a-z0-9.-]*", said.getvalue()))
 
 
 def verbs_of(room: str) -> list[str]:
     return list(importlib.import_module(f"{room}.__main__").VERBS)
 
 
-@pytest.mark.slow
 def test_every_command_exists_with_its_flags(page: str):
     for room, verb, flags in calls(page):
         assert verb in verbs_of(room), f"python -m {room} {verb}"
@@ -217,7 +219,6 @@ def test_every_command_exists_with_its_flags(page: str):
         assert not unknown, f"python -m {room} {verb} {unknown}"
 
 
-@pytest.mark.slow
 def test_every_flag_that_is_named_alone_is_some_verbs(page: str):
     known = {flag for room in ROOMS for verb in verbs_of(room) for flag in flags_of(room, verb)} | NO_FLAGS_OF_OURS
     for phrase in in_backticks(page):
@@ -232,7 +233,6 @@ def test_every_make_target_exists(page: str):
             assert called[1] in targets, line
 
 
-@pytest.mark.slow
 def test_the_checks_of_this_file_would_notice():
     text = "```sh\npython -m trainers train \\\n  --dta X\n```\nand `python -m shards bake` and [here](nowhere.md)"
     assert calls(text) == [("trainers", "train", ["--dta"]), ("shards", "bake", [])]

