@@ -31,6 +31,16 @@ demo: $(VENV)/.demo
 		$(BIN)/python -m trainers train --preset demo --name demo --data $(DEMO)/pack; \
 	fi
 
+# Peers live in an environment of their own: some own our import names.
+.venv-peers/.stamp: benchmarks/requirements-peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
+	touch $@
+
+# By hand: several minutes, and a quiet machine. Writes docs/benchmarks.md.
+bench: $(VENV)/.test .venv-peers/.stamp
+	$(BIN)/python -m benchmarks
+
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
