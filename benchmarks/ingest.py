@@ -68,9 +68,7 @@ def per_stage(pack: Pack, *, crop_seconds: float, augment: Augment, kept: dict) 
     steps = {
         "plan": start,
         "draw": lambda: stages.draw_views(source, kept["rows"]),
-        "read, crc32": lambda: stages.read_rows(source, kept["rows"]),
-        "decode": lambda: stages.decode_rows(source, kept["rows"]),
-        "augment": lambda: stages.render_views(source, kept["rows"]),
+        "read, decode, augment": lambda: stages.render_rows(source, kept["rows"]),
         "collate": lambda: kept.update(batch=stages.collate(source, kept["rows"])),
     }
     return {name: harness.stopwatch(step) for name, step in steps.items()}

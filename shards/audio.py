@@ -129,7 +129,7 @@ def encode(samples: NDArray[np.int16], *, sample_rate: int, codec: str) -> bytes
 
 def sounding_length(samples: NDArray[np.int16]) -> int:
     """Count samples up to the last one above -60 dB of the note's own peak; 0 for a silent note. (length,) int16."""
-    level = np.abs(samples.astype(np.int32))
+    level = np.abs(samples).view(np.uint16)  # of -32768 too: int16 can't hold 32768, but its bits are that
     peak = int(level.max(initial=0))
-    # argmax of the reversed mask: the last sample that is loud enough
-    return len(level) - int(np.argmax(level[::-1] * 1000 > peak)) if peak else 0
+    # argmax of the reversed mask: the last sample with 1000 * level > peak
+    return len(level) - int(np.argmax(level[::-1] > peak // 1000)) if peak else 0

@@ -35,6 +35,7 @@ from shards.remote import locate
 
 WORK = ".packing"
 META_SHARD = b"shard"
+WRITE_BYTES = 1 << 20  # tarfile writes 10 KB at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,7 @@ class _Hashing(io.RawIOBase):
     """A file that hashes what passes through."""
 
     def __init__(self, path: Path) -> None:
-        self.file, self.hash, self.size = path.open("wb"), xxhash.xxh3_128(), 0
+        self.file, self.hash, self.size = path.open("wb", buffering=WRITE_BYTES), xxhash.xxh3_128(), 0
 
     def write(self, data: Any, /) -> int:
         self.hash.update(data)

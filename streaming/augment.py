@@ -62,6 +62,11 @@ class View:
     speed: float
     length: int
 
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether this is the note itself, cut out and not moved."""
+        return self.pitch_ratio == 1 and self.speed == 1
+
 
 def draw_view(
     augment: Augment, *, length: int, note_length: int, sounding_length: int, key: tuple[int | str, ...]

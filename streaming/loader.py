@@ -25,7 +25,7 @@ from streaming.augment import Augment
 from streaming.batch import Batch
 from streaming.device import to_device
 from streaming.plan import Plan, make_plan, steps_in
-from streaming.stages import Rows, Source, collate, decode_rows, draw_views, plan_rows, read_rows, render_views
+from streaming.stages import Rows, Source, collate, draw_views, plan_rows, render_rows
 from streaming.store import Store
 from streaming.world import World, find_world
 
@@ -155,6 +155,7 @@ class Loader:
             stages=self.stages,
         )  # fmt: skip
         if self.readers == 0:
+            linux.keep_heap()
             return _raise_faults(iter(pipeline))
         self._workers = torch.utils.data.DataLoader(
             cast("torch.utils.data.Dataset", pipeline),
@@ -175,7 +176,7 @@ def make_pipeline(
     would reach the user as a page of traceback."""
     return DataPipeline(
         _Planned(plan, batch_size, slots, cursor),
-        _Each(source, (draw_views, read_rows, decode_rows, render_views)),
+        _Each(source, (draw_views, render_rows)),
         _Finish(source, tuple(stages)),
     )
 

@@ -28,16 +28,14 @@ class Source:
 
 @dataclasses.dataclass(kw_only=True)
 class Rows:
-    """One rank's rows of the batch at `cursor`, in order; the lists are filled by the stages, one item a row."""
+    """One rank's rows of the batch at `cursor`, in order; the stages fill in the rest, one item a row."""
 
     cursor: int
     rows: list[int]
     epochs: list[int]
     keys: list[str] = dataclasses.field(default_factory=list)
     views: list[View] = dataclasses.field(default_factory=list)
-    files: list[bytes] = dataclasses.field(default_factory=list)
-    pieces: list[tuple[NDArray[np.float32], int]] = dataclasses.field(default_factory=list)
-    waveforms: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
+    waveform: NDArray[np.float32] | None = None
 
 
 def plan_rows(plan: Plan, *, cursor: int, batch_size: int, slots: range) -> Rows:
@@ -61,38 +59,36 @@ def draw_views(source: Source, batch: Rows) -> None:
         batch.views.append(view)
 
 
-def read_rows(source: Source, batch: Rows) -> None:
-    """Read each row's file."""
-    batch.files = [source.store.read(row) for row in batch.rows]
+def render_rows(source: Source, batch: Rows) -> None:
+    """Read, decode and render the rows, each into its place, one by one: a note stays in the core's cache all the way.
+
+    Stage after stage over the whole batch took 2.5 times as long for whole notes.
+    """
+    batch.waveform = np.zeros((len(batch.rows), source.length), np.float32)
+    for row, view, out in zip(batch.rows, batch.views, batch.waveform, strict=True):
+        render_row(source, row, view, out=out)
 
 
-def decode_rows(source: Source, batch: Rows) -> None:
-    """Decode the part of each file that its view needs: (samples, position of the first)."""
-    for row, view, data in zip(batch.rows, batch.views, batch.files, strict=True):
-        header = audio.read_header(data, name=source.store.name(row))
-        first, last = input_range(view)
-        first, last = min(max(0, first), header.length), min(max(0, last), header.length)
-        batch.pieces.append((audio.decode(data, header=header, start=first, stop=last), first))
-
-
-def render_views(source: Source, batch: Rows) -> None:
-    """Render each row's view: (source.length,) float32."""
-    del source
-    pairs = zip(batch.pieces, batch.views, strict=True)
-    batch.waveforms = [apply_view(piece, view, first=first) for (piece, first), view in pairs]
+def render_row(source: Source, row: int, view: View, *, out: NDArray[np.float32]) -> None:
+    """Render one row's view into `out`, (source.length,); only what the view needs of the note is decoded."""
+    data = source.store.read(row)
+    header = audio.read_header(data, name=source.store.name(row))
+    first, last = input_range(view)
+    first, last = min(max(0, first), header.length), min(max(0, last), header.length)
+    if view.is_plain:
+        audio.decode(data, header=header, start=first, stop=last, out=out[: last - first])
+    else:
+        out[:] = apply_view(audio.decode(data, header=header, start=first, stop=last), view, first=first)
 
 
 def collate(source: Source, batch: Rows) -> Batch:
     """Lay the rows into tensors; a rank's share may be empty."""
-    waveform = np.zeros((len(batch.rows), source.length), np.float32)
-    for i, row in enumerate(batch.waveforms):
-        waveform[i] = row
     lengths = source.store.pack.places["length"]
     valid = [
         valid_length(view, note_length=int(lengths[row])) for row, view in zip(batch.rows, batch.views, strict=True)
     ]
     return Batch(
-        waveform=torch.from_numpy(waveform),
+        waveform=torch.from_numpy(batch.waveform),
         label=torch.from_numpy(source.labels[batch.rows]),
         length=torch.tensor(valid, dtype=torch.int64),
         weight=torch.ones(len(batch.rows)),

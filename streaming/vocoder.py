@@ -21,6 +21,7 @@ them off it (`_anchor`): it is heard once, in time.
 Only ratios D / H of FFT-friendly sizes exist: a near and cheap one is taken, and returned.
 """
 
+import bisect
 import dataclasses
 import math
 import threading
@@ -189,6 +190,11 @@ def _is_friendly(number: int) -> bool:
 _FRIENDLY = tuple(number for number in range(HOP // 4, 6 * HOP, 2) if _is_friendly(number))
 
 
+def _nearest_friendly(wanted: float) -> int:
+    above = bisect.bisect_left(_FRIENDLY, wanted)
+    return min(_FRIENDLY[max(0, above - 1) : above + 1], key=lambda number: abs(number - wanted))
+
+
 @cache  # at most 4801 keys
 def _hops(cents: int) -> tuple[int, int]:
     """Return (D, H): the cheapest pair of FFT-friendly hops whose ratio lies near `cents`, or the nearest pair.
@@ -199,7 +205,7 @@ def _hops(cents: int) -> tuple[int, int]:
     ratio = 2.0 ** (cents / 1200)
     nominal = HOP * max(1.0, math.sqrt(ratio))
     steps = [step for step in _FRIENDLY if 0.85 * nominal <= step <= 1.25 * nominal]
-    pairs = [(step, min(_FRIENDLY, key=lambda hop, want=step / ratio: abs(hop - want))) for step in steps]
+    pairs = [(step, _nearest_friendly(step / ratio)) for step in steps]
 
     def error(pair: tuple[int, int]) -> float:
         return abs(1200 * math.log2(pair[0] / pair[1]) - cents)
