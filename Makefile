@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := data/demo
 FONT_NOTES := 1500
 
-.PHONY: setup demo test test-fast check format bench
+.PHONY: setup demo test test-fast test-faults check format bench
 
 setup: $(VENV)/.demo
 
@@ -51,7 +51,11 @@ test: check
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not faults'
+
+# Kills ranks and whole runs for real.
+test-faults: $(VENV)/.test
+	$(BIN)/python -m pytest -m faults
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

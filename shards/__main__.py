@@ -64,15 +64,18 @@ def pack(
         rows_per_shard: notes a tar; 1,024 of NSynth's take 133 MB.
         json: print what was packed as one JSON object.
     """
+    from shards.pack import is_packed
     from shards.pack import pack as work
     from shards.show import describe
 
+    known = is_packed(dst, split=split)
     done = work(src, dst, split=split, seed=seed, jobs=jobs, codec=codec, limit=limit, rows_per_shard=rows_per_shard)
     told = describe(done)
     if json:
         print_json(told)
     else:
-        print(f"packed {told['rows']:,} notes of {split} into {told['shards']} shards in {done.folder}")
+        how = "there already:" if known else "packed"
+        print(f"{how} {told['rows']:,} notes of {split} in {told['shards']} shards in {done.folder}")
 
 
 def index(folder: tyro.conf.Positional[Path], /, *, json: bool = False) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import multiprocessing
 import shutil
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -100,6 +101,11 @@ def pack(
     return open_pack(dst, split=split)
 
 
+def is_packed(dst: str | Path, *, split: str) -> bool:
+    """Tell whether DST/SPLIT has its index, which is written last."""
+    return (Path(dst) / split / format.INDEX_NAME).exists()
+
+
 def _leave_nothing(folder: Path) -> None:
     """Remove the folder again where not even one shard is whole; whole ones are kept for the next run."""
     work = folder / WORK
@@ -142,6 +148,9 @@ def _select(source: Source, *, limit: int | None, seed: int) -> Source:
 
 def _write_shards(job: Job, *, jobs: int) -> None:
     todo = [number for number in range(job.shards) if not _sidecar(job, number).exists()]
+    if len(todo) < job.shards:
+        told = f"{job.shards - len(todo)} of {job.shards} shards are whole already"
+        print(f"going on with {job.folder}: {told}", file=sys.stderr)  # noqa: T201
     with meter(f"packing {job.split}", total=job.source.manifest.num_rows, unit="notes") as progress:
         progress.advance(sum(len(job.rows(n)) for n in range(job.shards)) - sum(len(job.rows(n)) for n in todo))
         if jobs == 1 or len(todo) < 2:
