@@ -131,6 +131,8 @@ def _claim(folder: Path, *, options: Mapping[str, Any]) -> bool:
             f"{folder} already holds a pack with {differ} {stands.get(differ)}, not {options[differ]}: "
             "pack into another folder, or remove this one"
         )
+    if stands is None and any(folder.glob("*.tar")):
+        raise UsageError(f"{folder} holds tars that no pack of ours began: pack into another folder, or remove them")
     if stands is None:
         plan.parent.mkdir(parents=True, exist_ok=True)
         format.write_whole(plan, json.dumps(options).encode())

@@ -5,32 +5,26 @@ plan ──> views ──> read ──> decode ──> augment ──> your stag
 epoch of batches <── device <── in step order <──────────────────┘
 """
 
-import itertools
-import multiprocessing
 import pickle
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.context import BaseContext
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 import torch.utils.data
-from webdataset.pipeline import DataPipeline
 
 from shards import linux
-from shards.errors import NotestreamError, UsageError
+from shards.errors import UsageError
 from shards.index import Pack
-from streaming import vocoder
 from streaming.augment import Augment
 from streaming.batch import Batch
 from streaming.device import to_device
-from streaming.plan import Plan, make_plan, steps_in
-from streaming.stages import Rows, Source, collate, draw_views, plan_rows, render_rows
+from streaming.pipeline import Stage, as_it_is, make_pipeline, prepare_reader, raise_faults, reader_context
+from streaming.plan import make_plan, steps_in
+from streaming.stages import Source
 from streaming.store import Store
 from streaming.world import World, find_world
 
 PREFETCH = 2  # batches ahead a reader
-Stage = Callable[[Batch], Batch]
 FIXED = ("seed", "batch_size", "lanes", "window", "fingerprint")
 
 
@@ -156,99 +150,17 @@ class Loader:
         )  # fmt: skip
         if self.readers == 0:
             linux.keep_heap()
-            return _raise_faults(iter(pipeline))
+            return raise_faults(iter(pipeline))
         self._workers = torch.utils.data.DataLoader(
             cast("torch.utils.data.Dataset", pipeline),
             batch_size=None,
             num_workers=self.readers,
             prefetch_factor=PREFETCH,
             multiprocessing_context=reader_context(),
-            worker_init_fn=_prepare_reader,
-            collate_fn=_as_it_is,
+            worker_init_fn=prepare_reader,
+            collate_fn=as_it_is,
         )
-        return _raise_faults(iter(self._workers))
-
-
-def make_pipeline(
-    plan: Plan, source: Source, *, batch_size: int, slots: range, cursor: int, stages: Sequence[Stage]
-) -> DataPipeline:
-    """Join the stages into a webdataset pipeline that never ends; faults travel as items, since a reader's raise
-    would reach the user as a page of traceback."""
-    return DataPipeline(
-        _Planned(plan, batch_size, slots, cursor),
-        _Each(source, (draw_views, render_rows)),
-        _Finish(source, tuple(stages)),
-    )
-
-
-class _Planned:
-    """The first stage: this reader's steps, for ever."""
-
-    def __init__(self, plan: Plan, batch_size: int, slots: range, cursor: int) -> None:
-        self.plan, self.batch_size, self.slots, self.cursor = plan, batch_size, slots, cursor
-
-    def __call__(self) -> Iterator[Rows]:
-        reader = torch.utils.data.get_worker_info()
-        number, readers = (reader.id, reader.num_workers) if reader else (0, 1)
-        for step in itertools.count(number, readers):
-            cursor = self.cursor + step * self.batch_size
-            yield plan_rows(self.plan, cursor=cursor, batch_size=self.batch_size, slots=self.slots)
-
-
-class _Each:
-    """Stages that fill in a batch's rows, one after another."""
-
-    def __init__(self, source: Source, steps: Sequence[Callable[[Source, Rows], None]]) -> None:
-        self.source, self.steps = source, steps
-
-    def __call__(self, batches: Iterator[Rows]) -> Iterator[Rows | NotestreamError]:
-        for rows in batches:
-            try:
-                for step in self.steps:
-                    step(self.source, rows)
-            except NotestreamError as error:
-                yield error
-                return
-            yield rows
-
-
-class _Finish:
-    """The last stages: tensors, then the user's own."""
-
-    def __init__(self, source: Source, stages: Sequence[Stage]) -> None:
-        self.source, self.stages = source, stages
-
-    def __call__(self, batches: Iterator[Rows | NotestreamError]) -> Iterator[Batch | NotestreamError]:
-        for rows in batches:
-            if isinstance(rows, NotestreamError):
-                yield rows
-                return
-            batch = collate(self.source, rows)
-            for stage in self.stages:
-                batch = stage(batch)
-            yield batch
-
-
-def _raise_faults(items: Iterator[Batch | NotestreamError]) -> Iterator[Batch]:
-    for item in items:
-        if isinstance(item, NotestreamError):
-            raise item
-        yield item
-
-
-def reader_context() -> BaseContext:
-    """Return how readers are started: never by fork, which copies locked locks beside gRPC's and S3's threads."""
-    return multiprocessing.get_context("forkserver" if linux.ON else "spawn")
-
-
-def _prepare_reader(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the rank, which needs its readers to end
-    linux.keep_heap()
-    vocoder.warm_up()
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
+        return raise_faults(iter(self._workers))
 
 
 def _check(*, batch_size: int, world: World, readers: int, length: int, stages: Sequence[Stage]) -> None:

@@ -46,7 +46,7 @@ def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
 def _run_epoch(training: Training) -> None:
     """Take the steps whose first row lies in this epoch."""
     config, session, epoch = training.config, training.session, training.loader.epoch
-    sums, clock = torch.zeros(3, dtype=torch.float64, device=session.device), Clock()
+    sums, rows, clock = torch.zeros(2, dtype=torch.float64, device=session.device), 0, Clock()
     batches = iter(training.loader)
     while True:
         with clock.time("wait"):
@@ -57,13 +57,15 @@ def _run_epoch(training: Training) -> None:
         result = train_step(
             training.learner, batch, batch_size=config.batch_size, world_size=session.world.world_size, lr=lr
         )
-        sums += torch.stack([result.loss, result.correct, result.correct.new_tensor(result.rows)])
+        sums += torch.stack([result.loss, result.correct])  # stays on the device: reading it would wait for the step
+        rows += len(batch.key)
         step = training.loader.cursor // config.batch_size
         if training.rows is not None:
             training.rows.write(batch, step=step)
         if step % config.log_every == 0 or training.loader.epoch != epoch:
-            _log_step(training, batch, step=step, sums=sums, clock=clock, lr=lr)
+            _log_step(training, batch, step=step, sums=torch.cat([sums, sums.new_tensor([rows])]), clock=clock, lr=lr)
             sums.zero_()
+            rows = 0
             # not at an epoch's last step: a checkpoint past the border would leave its validation out for ever
             if training.loader.epoch == epoch and _save_or_stop(training):
                 return

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import timm
 import torch
 
 from shards.errors import UsageError
@@ -22,6 +21,8 @@ def build_model(config: ModelConfig, *, num_classes: int, seed: int) -> torch.nn
     Raises:
         UsageError: timm has no model of that name.
     """
+    import timm  # here: 3 s that `--help` and a mistyped option needn't wait for
+
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name[:5]}*")[:4]
         raise UsageError(

@@ -26,7 +26,6 @@ class StepResult:
 
     loss: torch.Tensor
     correct: torch.Tensor
-    rows: int
 
 
 def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: int, lr: float) -> StepResult:
@@ -47,4 +46,4 @@ def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: i
     torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
     learner.optimizer.step()
     correct = ((logits.detach().argmax(1) == batch.label) * batch.weight).sum()
-    return StepResult(loss=loss.detach(), correct=correct, rows=len(batch.label))
+    return StepResult(loss=loss.detach(), correct=correct)

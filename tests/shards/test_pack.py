@@ -18,6 +18,7 @@ from shards.errors import DataError, NotestreamError, UsageError
 from shards.index import open_pack
 from shards.indexing import index_folder
 from shards.pack import pack
+from tests.conftest import write_notes
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -107,6 +108,31 @@ def test_a_second_run_writes_nothing_and_other_options_are_refused(notes: Path, 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "valid").iterdir()} == before
     with pytest.raises(UsageError, match="already holds a pack with seed 0, not 1: pack into another folder"):
         pack(notes, tmp_path, split="valid", seed=1)
+
+
+def test_tars_of_others_are_left_alone(notes: Path, tmp_path: Path):
+    (tmp_path / "valid").mkdir()
+    theirs = tmp_path / "valid/valid-000000.tar"
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(UsageError, match="holds tars that no pack of ours began: pack into another folder"):
+        pack(notes, tmp_path, split="valid")
+    assert theirs.read_bytes() == b"theirs"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its tars open
+def test_keys_that_are_not_ascii_are_read_where_the_index_says(tmp_path: Path):
+    root = write_notes(tmp_path, split="train", count=3)
+    text = (root / "examples.json").read_text().replace("bass_acoustic", "baß_acoustic")
+    (root / "examples.json").write_text(text)
+    for path in (root / "audio").glob("bass_*"):
+        path.rename(path.with_name(path.name.replace("bass", "baß")))
+    found = pack(tmp_path, tmp_path / "out", split="train")
+    for row in found.table.to_pylist():
+        stored = (found.folder / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
+        assert isal_zlib.crc32(stored) == row["crc32"]
+    urls = [str(found.folder / found.shards[0].name)]
+    assert {one["__key__"] for one in webdataset.WebDataset(urls, shardshuffle=False)} == set(found.keys.to_pylist())
+    gc.collect()
 
 
 def test_limit_is_a_fair_draw_and_flac_decodes_to_the_same(notes: Path, tmp_path: Path):
