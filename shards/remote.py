@@ -3,8 +3,10 @@
 On an object store a completed upload is what a rename is on a disk: a file appears whole or not at all.
 """
 
+import contextlib
 import dataclasses
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -13,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from shards.errors import DataError, UsageError
+from shards.errors import DataError, NotestreamError, UsageError
 
 PathLike: TypeAlias = "str | Path | Location"
 
@@ -60,22 +62,20 @@ class Location:
         """Return a file's bytes, or None where there is no such file."""
         if not self.is_url:
             return self.path.stat().st_size if self.path.is_file() else None
-        filesystem, path = self.resolve()
-        try:
+        with _reaching(self):
+            filesystem, path = self.resolve()
             info = filesystem.get_file_info(path)
-        except OSError as error:
-            raise _unreachable(self, error) from error
         return info.size if info.type == pafs.FileType.File else None
 
     def children(self) -> list[str]:
-        """List the names in a folder; none where it isn't there."""
+        """List the names in a folder; none where it isn't there, or over http, which can't list."""
         if not self.is_url:
             return sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
-        filesystem, path = self.resolve()
-        try:
+        if self.text.startswith("http"):
+            return []
+        with _reaching(self):
+            filesystem, path = self.resolve()
             found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-        except OSError as error:
-            raise _unreachable(self, error) from error
         return sorted(info.base_name for info in found)
 
     def read_bytes(self) -> bytes:
@@ -91,11 +91,9 @@ class Location:
         Raises:
             DataError: it isn't there, or can't be reached.
         """
-        filesystem, path = self.resolve() if self.is_url else (pafs.LocalFileSystem(), self.text)
-        try:
+        with _reaching(self):
+            filesystem, path = self.resolve() if self.is_url else (pafs.LocalFileSystem(), self.text)
             return filesystem.open_input_file(path)
-        except OSError as error:
-            raise _unreachable(self, error) from error
 
     def resolve(self) -> tuple[pafs.FileSystem, str]:
         """Return the filesystem, and this file's path in it."""
@@ -112,9 +110,16 @@ def locate(place: PathLike) -> Location:
     return place if isinstance(place, Location) else Location(str(place))
 
 
-def _unreachable(location: Location, error: OSError) -> DataError:
-    told = " ".join(str(error).split())
-    return DataError(f"{location} can't be read ({told}): check the address, the credentials and the network")
+@contextlib.contextmanager
+def _reaching(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except NotestreamError:
+        raise
+    except Exception as error:  # every backend has errors of its own, and not all are OSError
+        told = " ".join(str(error).split())
+        way = "check the address, the credentials and the network"
+        raise DataError(f"{location} can't be read ({told}): {way}") from error
 
 
 @lru_cache(16)

@@ -1,12 +1,15 @@
 """Data and runs at URLs, on a real S3 server (moto's): the same rows, and a run that goes on from the bucket."""
 
+import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
 import torch
+from aiohttp import web
 from moto.server import ThreadedMotoServer
 
 from shards.errors import DataError, UsageError
@@ -65,6 +68,37 @@ def test_what_is_not_there_is_named(bucket: str, data: Path):
         open_pack("nope://x/y", split="train")
     with pytest.raises(DataError, match=r"can't be read .*: check the address, the credentials and the network"):
         Location(f"file://{data}/nothing.tar").open()
+
+
+@pytest.fixture(scope="module")
+def website(data: Path) -> Iterator[str]:
+    """The pack on a web server that answers ranges."""
+    loop, app = asyncio.new_event_loop(), web.Application()
+    app.router.add_static("/", data)
+    runner = web.AppRunner(app)
+    loop.run_until_complete(runner.setup())
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    loop.run_until_complete(site.start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    host, port = runner.addresses[0]
+    yield f"http://{host}:{port}"
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.mark.slow
+def test_a_pack_on_a_website_gives_the_same_rows_in_readers_too(website: str, data: Path):
+    options = {"batch_size": 16, "seed": 1, "label": "instrument_family_str", "crop_seconds": 0.5}
+    local = next(iter(Loader(open_pack(data, split="train"), **options)))
+    for readers in (0, 1):
+        loader = Loader(open_pack(website, split="train"), readers=readers, **options)
+        assert torch.equal(next(iter(loader)).waveform, local.waveform)
+        loader.close()
+    with pytest.raises((UsageError, DataError), match=r"split 'dev' is not in http|can't be read"):
+        open_pack(website, split="dev")
 
 
 def config(bucket: str, **options) -> TrainConfig:
