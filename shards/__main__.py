@@ -2,16 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from shards.door import print_json, run_door
+from shards.errors import UsageError
 
 
 def render(
-    out: tyro.conf.Positional[Path],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     /,
     *,
     font: Path | None = None,
@@ -39,8 +40,8 @@ def render(
 
 
 def pack(
-    src: tyro.conf.Positional[Path],
-    dst: tyro.conf.Positional[Path],
+    src: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")],
+    dst: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")],
     /,
     *,
     split: str,
@@ -49,9 +50,14 @@ def pack(
     codec: Literal["wav", "flac"] = "wav",
     limit: int | None = None,
     rows_per_shard: int = 1024,
+    layout: Literal["nsynth", "folders"] = "nsynth",
+    table: Path | None = None,
+    label_from: str | None = None,
+    mono: bool = False,
+    resample: int | None = None,
     json: bool = False,
 ) -> None:
-    """Pack a split of NSynth (folder or tar.gz) into DST/SPLIT: WebDataset tars and index.parquet.
+    """Pack a split of NSynth (folder or tar.gz) or of any labelled audio folder into DST/SPLIT: tars and index.parquet.
 
     Args:
         src: an NSynth split's folder or jsonwav.tar.gz, or the folder that holds them.
@@ -62,6 +68,11 @@ def pack(
         codec: how audio is kept: wav as it is, flac at about half the size.
         limit: pack only so many notes, a fair draw.
         rows_per_shard: notes a tar; 1,024 of NSynth's take 133 MB.
+        layout: nsynth, or folders for any other audio: a folder a class, unless table or label_from tells labels.
+        table: a .csv, .tsv, .jsonl or .parquet file with a column filename; its other columns are the labels.
+        label_from: a pattern on file names, such as '{class}_{speaker}_{take}'; each field is a label.
+        mono: mix channels down by their mean; stereo is refused otherwise.
+        resample: bring all files to this rate, in Hz; another rate than the first file's is refused otherwise.
         json: print what was packed as one JSON object.
     """
     from shards.pack import is_packed
@@ -69,7 +80,8 @@ def pack(
     from shards.show import describe
 
     known = is_packed(dst, split=split)
-    done = work(src, dst, split=split, seed=seed, jobs=jobs, codec=codec, limit=limit, rows_per_shard=rows_per_shard)
+    done = work(src, dst, split=split, seed=seed, jobs=jobs, codec=codec, limit=limit, rows_per_shard=rows_per_shard,
+                layout=layout, table=table, label_from=label_from, mono=mono, resample=resample)  # fmt: skip
     told = describe(done)
     if json:
         print_json(told)
@@ -78,7 +90,9 @@ def pack(
         print(f"{how} {told['rows']:,} notes of {split} in {told['shards']} shards in {done.folder}")
 
 
-def index(folder: tyro.conf.Positional[Path], /, *, json: bool = False) -> None:
+def index(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")], /, *, json: bool = False
+) -> None:
     """Index any WebDataset tars (wav or flac, json or cls labels), so that they can be streamed. Rewrites nothing.
 
     Args:
@@ -95,7 +109,41 @@ def index(folder: tyro.conf.Positional[Path], /, *, json: bool = False) -> None:
         print(f"indexed {told['rows']:,} samples in {told['shards']} shards of {folder}")
 
 
-def show(data: tyro.conf.Positional[str], /, *, split: str | None = None, json: bool = False) -> None:
+def verify(
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
+    /,
+    *,
+    split: str | None = None,
+    repair: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Read every byte of a pack and hold it against its index: hashes, checksums, tar headers, labels.
+
+    Args:
+        data: the pack: a folder (or URL) with a folder a split.
+        split: only this split.
+        repair: the source that the split was packed of; its damaged and missing shards are first written anew.
+        json: print one JSON object a split and line, with its findings.
+    """
+    from shards.findings import tell_reports
+    from shards.repair import repair as mend
+    from shards.verify import verify as work
+
+    if repair is not None:
+        if split is None:
+            raise UsageError("--repair mends one split at a time: name it with --split")
+        done = mend(repair, data, split=split)
+        print(f"rewrote {', '.join(done) or 'nothing'} of {data}/{split}", file=sys.stderr)
+    tell_reports(work(data, split=split), data=data, json=json)
+
+
+def show(
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
+    /,
+    *,
+    split: str | None = None,
+    json: bool = False,
+) -> None:
     """Show what is in a pack: shards, rows, hours, classes, rates, bytes, fingerprint.
 
     Args:
@@ -114,7 +162,7 @@ def show(data: tyro.conf.Positional[str], /, *, split: str | None = None, json: 
         Console().print(show_table(told))
 
 
-VERBS = {"render": render, "pack": pack, "index": index, "show": show}
+VERBS = {"render": render, "pack": pack, "index": index, "verify": verify, "show": show}
 
 if __name__ == "__main__":
     sys.exit(run_door("shards", VERBS))

@@ -55,7 +55,7 @@ def open_archive(archive: Path, *, work: Path) -> Source:
         UsageError: WORK's disk has too little room for spool and shards.
         DataError: the archive is cut short, damaged, or not NSynth's.
     """
-    identity = _identity(archive)
+    identity = identity_of(archive)
     spool, catalogue = work / f"spool-{identity}.bin", work / f"spool-{identity}.json"
     if not catalogue.exists():
         _check_room(archive, work=work)
@@ -68,7 +68,7 @@ def open_archive(archive: Path, *, work: Path) -> Source:
     return make_source(manifest, files=SpoolFiles(spool, archive.name, ranges), identity=identity)
 
 
-def _identity(archive: Path) -> str:
+def identity_of(archive: Path) -> str:
     """Tell archives apart without reading 24 GB: their size, head and tail."""
     size = archive.stat().st_size
     with archive.open("rb") as file:

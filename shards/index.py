@@ -179,22 +179,38 @@ def read_about(path: Location) -> dict[str, Any]:
 
 def open_pack(data: PathLike, *, split: str) -> Pack:
     """Open the index of DATA/SPLIT and check it against its shards (see Pack.open)."""
+    pack = read_pack(data, split=split)
+    _check(pack)
+    return pack
+
+
+def read_pack(data: PathLike, *, split: str) -> Pack:
+    """Read the index of DATA/SPLIT, and trust it no further: whether the shards are as it says isn't asked."""
     folder = locate(data) / split
     path = folder / format.INDEX_NAME
     if path.size() is None:
         raise UsageError(_missing(locate(data), split))
     about = read_about(path)
-    pack = Pack(
-        folder=folder,
-        split=about["split"],
-        sample_rate=about["sample_rate"],
-        codec=about["codec"],
-        shards=tuple(Shard(**shard) for shard in about["shards"]),
-        classes={column: tuple(names) for column, names in about["classes"].items()},
-        options=about["options"],
-        table=_read_table(path),
-    )
-    _check(pack)
+    try:
+        pack = Pack(
+            folder=folder,
+            split=about["split"],
+            sample_rate=about["sample_rate"],
+            codec=about["codec"],
+            shards=tuple(Shard(**shard) for shard in about["shards"]),
+            classes={column: tuple(names) for column, names in about["classes"].items()},
+            options=about["options"],
+            table=_read_table(path),
+        )
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged and can't be read ({told}): pack or index again") from error
+    for shard in pack.shards:
+        if not format.SHARD_NAME.fullmatch(shard.name):
+            raise DataError(f"{path} names a shard {shard.name!r}, which is not a plain file name: pack or index again")
+    if pack.rows != sum(shard.rows for shard in pack.shards) or not pack.rows:
+        told = sum(shard.rows for shard in pack.shards)
+        raise DataError(f"{path} has {pack.rows} rows, its shards {told}: pack or index again")
     return pack
 
 
@@ -221,13 +237,9 @@ def _check(pack: Pack) -> None:
     """Refuse an index that could make a reader leave the folder, over-read or over-allocate."""
     path = pack.folder / format.INDEX_NAME
     again = "pack or index again"
-    if pack.rows != sum(shard.rows for shard in pack.shards) or not pack.rows:
-        raise DataError(f"{path} has {pack.rows} rows, its shards {sum(s.rows for s in pack.shards)}: {again}")
     if not 1 <= pack.sample_rate <= 1_000_000:
         raise DataError(f"{path} says sample_rate {pack.sample_rate}: {again}")
     for shard in pack.shards:
-        if not format.SHARD_NAME.fullmatch(shard.name):
-            raise DataError(f"{path} names a shard {shard.name!r}, which is not a plain file name: {again}")
         file = pack.folder / shard.name
         # a remote shard is checked when it is opened: a request each would make opening slow
         size = shard.bytes if file.is_url else file.size()

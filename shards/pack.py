@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 import xxhash
 
 from shards import format
-from shards.archive import open_archive
 from shards.bijection import permute
 from shards.errors import DataError, UsageError
 from shards.index import Pack, Shard, open_pack, read_about, write_index
 from shards.members import index_row, index_table
-from shards.nsynth import Source, find_source, open_folder
+from shards.nsynth import Source
 from shards.progress import meter
 from shards.remote import locate
+from shards.sources import Layout, open_source
 
 WORK = ".packing"
 META_SHARD = b"shard"
@@ -71,6 +71,11 @@ def pack(
     codec: Literal["wav", "flac"] = "wav",
     limit: int | None = None,
     rows_per_shard: int = 1024,
+    layout: Layout = "nsynth",
+    table: str | Path | None = None,
+    label_from: str | None = None,
+    mono: bool = False,
+    resample: int | None = None,
 ) -> Pack:
     """Pack SRC's notes into DST/SPLIT and return the finished pack; see `python -m shards pack --help`.
 
@@ -83,14 +88,16 @@ def pack(
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
     folder = Path(dst) / split
-    found = find_source(Path(src), split=split)
     try:
-        source = open_archive(found, work=folder / WORK) if found.is_file() else open_folder(found)
+        source = open_source(
+            Path(src), split=split, work=folder / WORK, layout=layout, table=Path(table) if table else None,
+            label_from=label_from, mono=mono, resample=resample,
+        )  # fmt: skip
         options = {
             "source": source.identity, "seed": seed, "codec": codec, "limit": limit, "rows_per_shard": rows_per_shard
         }  # fmt: skip
         if not _claim(folder, options=options):
-            source = _select(source, limit=limit, seed=seed)
+            source = select(source, limit=limit, seed=seed)
             job = Job(source=source, folder=folder, split=split, codec=codec, rows_per_shard=rows_per_shard, seed=seed)
             _write_shards(job, jobs=jobs)
             _finish(job, options=options)
@@ -139,7 +146,7 @@ def _claim(folder: Path, *, options: Mapping[str, Any]) -> bool:
     return done.exists()
 
 
-def _select(source: Source, *, limit: int | None, seed: int) -> Source:
+def select(source: Source, *, limit: int | None, seed: int) -> Source:
     """Keep `limit` notes, a keyed draw over all, so that a small pack has the mix of the whole."""
     rows = source.manifest.num_rows
     if limit is None or limit >= rows:

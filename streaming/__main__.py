@@ -1,6 +1,7 @@
 """python -m streaming: the doors of the streaming room."""
 
 import sys
+from typing import Annotated
 
 import tyro
 
@@ -9,7 +10,7 @@ from shards.errors import UsageError
 
 
 def plan(
-    data: tyro.conf.Positional[str],
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")],
     /,
     *,
     batch_size: int,

@@ -19,10 +19,11 @@ from trainers.__main__ import main as trainers_main
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = {
-    ("shards", "pack"): "--split --seed --jobs --codec --limit",
+    ("shards", "pack"): "--split --seed --jobs --codec --limit --layout --table --label-from --mono --resample",
     ("shards", "render"): "--font --notes --seed",
     ("shards", "show"): "--split --json",
     ("shards", "index"): "--json",
+    ("shards", "verify"): "--split --repair --json",
     ("streaming", "plan"): "--split --seed --batch-size --world-size --rank --readers --cursor --steps --json",
     (
         "trainers",
@@ -55,7 +56,7 @@ def test_core_options_are_frozen_and_explained(room: str, verb: str, capsys):
 
 
 def test_the_verbs_are_those_that_work(capsys):
-    assert [*SHARDS] == ["render", "pack", "index", "show"]
+    assert [*SHARDS] == ["render", "pack", "index", "verify", "show"]
     assert [*STREAMING] == ["plan"]
     assert [*TRAINERS] == ["train", "evaluate"]
     for room in VERBS:
@@ -75,7 +76,7 @@ def one_line(capsys) -> str:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("shards", "verify"), "'verify' is not a verb of shards: take one of render, pack, index, show"),
+        (("shards", "bake"), "'bake' is not a verb of shards: take one of render, pack, index, verify, show"),
         (("shards", "pack", "/nowhere", "OUT", "--split", "train"), "source /nowhere does not exist"),
         (("shards", "pack", "NOTES", "OUT", "--split", "a/b"), "split must be letters, digits, - and _, got 'a/b'"),
         (("shards", "show", "/nowhere"), "/nowhere holds no finished split"),

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -21,7 +22,7 @@ def train(config: TrainConfig) -> None:
 
 
 def evaluate(
-    run: tyro.conf.Positional[str],
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     /,
     *,
     data: str | None = None,

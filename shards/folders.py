@@ -1,0 +1,230 @@
+"""folders: a folder of audio -> a source of notes to pack. Labels come from class folders, a table, or file names.
+
+    SRC/CLASS/.../x.wav               column `class`, key CLASS--...--x
+    SRC/x.wav or SRC/audio/x.wav      with a table: its columns, key x
+    SRC/CLASS_TAKE.wav                with a pattern such as {class}_{take}: a column a field, key CLASS_TAKE
+
+A key is the path beneath SRC without its extension, with -- for each slash. Names that begin with a dot, and
+__MACOSX, are passed over. A shard holds 16-bit mono only: a WAV or FLAC file that is so is handed on byte for byte,
+any other is decoded, and made a WAV, when its turn comes. Nothing is decoded before.
+"""
+
+import dataclasses
+import importlib.util
+import io
+import json
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from shards import audio, format
+from shards.errors import DataError, UsageError
+from shards.nsynth import Source
+from shards.tables import read_names, read_rows
+
+KINDS = "wav, wave, flac, ogg, oga, opus, mp3, aif, aiff, aifc, au, caf, w64, rf64, sph"  # what libsndfile decodes
+AUDIO = frozenset(KINDS.split(", "))
+UNREAD = frozenset(("aac", "ape", "m4a", "mp4", "webm", "wma", "wv"))  # refused: a class would be thinned in silence
+SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that aren't UTF-8
+MAX_POINTS = 1 << 27  # of all channels: 1 GiB once decoded to float64
+SHORTENED = re.compile(r"^ *(?:data|SSND) *: \w+ \(should be", re.MULTILINE)  # libsndfile's log of a cut file
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioFiles:
+    """Notes as files of any kind beneath a folder, read as 16-bit mono WAV or FLAC at one rate."""
+
+    folder: Path
+    paths: Mapping[str, str]
+    sample_rate: int
+    mono: bool
+    resample: bool
+
+    def read(self, key: str) -> bytes:
+        """Read one note's file: byte for byte where a shard can hold it, else made a WAV.
+
+        Raises:
+            DataError: it can't be decoded, is cut short, or would have to be mixed down or resampled and may not be.
+        """
+        data, name = (self.folder / self.paths[key]).read_bytes(), self.name(key)
+        try:
+            header = audio.read_header(data, name=name)
+        except DataError as error:
+            return self._convert(data, name=name, fault=error)
+        self._check(name=name, sample_rate=header.sample_rate, channels=header.channels, length=header.length)
+        fits = header.channels == 1 and header.bits == 16 and header.sample_rate == self.sample_rate
+        return data if fits else self._convert(data, name=name, fault=None)
+
+    def name(self, key: str) -> str:
+        """Say where that file is."""
+        return str(self.folder / self.paths[key])
+
+    def _check(self, *, name: str, sample_rate: int, channels: int, length: int) -> None:
+        if not 0 < length * max(channels * sample_rate, self.sample_rate) <= MAX_POINTS * sample_rate:
+            raise DataError(
+                f"length must be 1 to {MAX_POINTS} samples in all channels, got {length} in {channels} ({name}): "
+                "make it anew, cut it up, or leave it out"
+            )
+        if sample_rate != self.sample_rate and not self.resample:
+            raise DataError(
+                f"sample_rate must be {self.sample_rate} for this pack, got {sample_rate} ({name}): "
+                f"pack with --resample {self.sample_rate}, or leave the file out"
+            )
+        if channels != 1 and not self.mono:
+            raise DataError(f"channels must be 1, got {channels} ({name}): pack with --mono to mix them down")
+
+    def _convert(self, data: bytes, *, name: str, fault: DataError | None) -> bytes:
+        """Decode any file to float, mix down, resample; round and clip to 16 bits. `fault`: why it is not plain."""
+        import soundfile  # here, as in audio: plain WAV files don't need it
+
+        try:
+            with soundfile.SoundFile(io.BytesIO(data)) as file:
+                if fault and file.format in ("WAV", "WAVEX") and file.subtype == "PCM_16":
+                    raise fault  # libsndfile mends a cut file in silence
+                self._check(name=name, sample_rate=file.samplerate, channels=file.channels, length=file.frames)
+                # as float, since libsndfile's integers of a float or Vorbis file wrap round where they are too loud
+                points, rate = file.read(dtype="float64", always_2d=True), file.samplerate
+                if len(points) != file.frames or SHORTENED.search(file.extra_info):
+                    raise DataError(f"{name} ends after {len(points)} samples: it is cut short, make it anew")
+        except soundfile.LibsndfileError as error:
+            raise DataError(
+                f"{name} can't be decoded ({error.error_string.rstrip('.')}): make it anew, or as WAV"
+            ) from error
+        if not np.isfinite(points).all():
+            raise DataError(f"{name} holds samples that are not numbers: make it anew")
+        wave = points.mean(axis=1)
+        if rate != self.sample_rate:
+            import soxr  # here, since only the extra `demo` installs it
+
+            wave = soxr.resample(wave, rate, self.sample_rate)
+        samples = np.clip(np.rint(wave * 32768), -32768, 32767).astype(np.int16)
+        return audio.encode(samples, sample_rate=self.sample_rate, codec="wav")
+
+
+def open_audio(
+    src: Path,
+    *,
+    table: Path | None = None,
+    label_from: str | None = None,
+    mono: bool = False,
+    resample: int | None = None,
+) -> Source:
+    """List SRC's audio and its labels: from a table, by a pattern on file names, or a class a folder.
+
+    `mono` mixes channels down by their mean. The pack's rate is `resample`, or else that of the first file by key.
+
+    Raises:
+        UsageError: no such folder or table, options that don't fit, or soxr is missing.
+        DataError: a file without labels or labels without a file, two files of one key, a name that can't be a key.
+    """
+    if not src.is_dir():
+        raise UsageError(f"source {src} is not a folder: give one with audio files")
+    if table is not None and label_from is not None:
+        raise UsageError(f"labels come from a table or from names, got table {table} and label_from {label_from!r}")
+    if resample is not None and not 1 <= resample <= 1_000_000:
+        raise UsageError(f"resample must be 1 to 1000000 Hz, got {resample}")
+    if resample and importlib.util.find_spec("soxr") is None:
+        raise UsageError("soxr, which resamples audio, is not installed: pip install 'notestream[demo]'")
+    sizes = list_audio(src)
+    if table is not None:
+        files, labels = read_rows(table if table.exists() else src / table, src=src, listed=sizes)
+        keys = [_key(file.removeprefix("audio/")) for file in files]
+    else:
+        files = sorted(sizes)
+        labels = _by_folder(src, files) if label_from is None else read_names(files, pattern=label_from)
+        keys = [_key(file) for file in files]
+    paths = dict(zip(keys, files, strict=True))
+    if len(paths) != len(files):
+        key, other = next((key, file) for key, file in zip(keys, files, strict=True) if paths[key] != file)
+        raise DataError(f"{paths[key]!r} and {other!r} in {src} both make the key {key!r}: rename one")
+    format.check_keys(keys)
+    if large := [file for file in files if sizes[file] > format.MAX_SAMPLE_BYTES]:
+        raise DataError(
+            f"{large[0]!r} in {src} has {sizes[large[0]]:,} bytes, over {format.MAX_SAMPLE_BYTES:,}: cut it up"
+        )
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    manifest = labels.add_column(0, pa.field("key", pa.string()), [keys]).take(order)
+    rate = resample or _rate(src / files[order[0]])
+    return Source(
+        manifest=manifest,
+        sample_rate=rate,
+        identity=_identity(manifest, sizes={key: (paths[key], sizes[paths[key]]) for key in sorted(paths)},
+                           rate=rate, mono=mono),
+        files=AudioFiles(src, paths, rate, mono, resample is not None),
+    )  # fmt: skip
+
+
+def list_audio(src: Path) -> dict[str, int]:
+    """List the audio files beneath SRC at any depth: path -> bytes. No file is opened.
+
+    Raises:
+        UsageError: there are none.
+        DataError: a link leads to a folder or out of SRC, a name isn't UTF-8, or what is so named is no file.
+    """
+    root, found, todo = os.path.realpath(src), {}, [""]
+    while todo:
+        folder = todo.pop()
+        with os.scandir(src / folder) as entries:
+            for entry in entries:
+                path, kind = folder + entry.name, entry.name.rpartition(".")[2].lower()
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if entry.is_dir():
+                    if entry.is_symlink():
+                        raise DataError(f"{path!r} in {src} is a link to a folder: put the folder itself there")
+                    todo.append(f"{path}/")
+                elif kind in UNREAD:
+                    raise DataError(f"{path!r} in {src} is of a kind that can't be decoded here: make it FLAC or WAV")
+                elif kind in AUDIO:
+                    if not entry.is_file():
+                        raise DataError(f"{path!r} in {src} is not a file, or a link to none: remove it")
+                    if entry.is_symlink() and not os.path.realpath(entry.path).startswith(root.rstrip("/") + "/"):
+                        raise DataError(f"{path!r} in {src} is a link that leads out of it: put the file itself there")
+                    if SURROGATE.search(path):
+                        raise DataError(f"{path!r} in {src} has a name that isn't UTF-8: rename it")
+                    found[path] = entry.stat().st_size
+    if not found:
+        raise UsageError(f"source {src} holds no audio files ({KINDS}): give the folder that does")
+    return found
+
+
+def _key(file: str) -> str:
+    return posixpath.splitext(file)[0].replace("/", "--")
+
+
+def _by_folder(src: Path, files: Sequence[str]) -> pa.Table:
+    bare = [file for file in files if "/" not in file]
+    if bare:
+        raise DataError(
+            f"{len(bare)} audio files lie in {src} itself ({bare[0]!r}), where a folder is a class: "
+            "move them into one, or say where labels are, by --table or --label-from"
+        )
+    return pa.table({"class": pa.array([file.partition("/")[0] for file in files], pa.string())})
+
+
+def _rate(path: Path) -> int:
+    import soundfile
+
+    try:
+        return int(soundfile.info(os.fspath(path)).samplerate)
+    except soundfile.LibsndfileError as error:
+        raise DataError(
+            f"{path} can't be decoded ({error.error_string.rstrip('.')}): make it anew, or as WAV"
+        ) from error
+
+
+def _identity(manifest: pa.Table, *, sizes: Mapping[str, tuple[str, int]], rate: int, mono: bool) -> str:
+    """Hash labels, files' names and sizes, and what is made of them. Blind to a file changed at the same size."""
+    digest = xxhash.xxh3_128(
+        json.dumps([rate, mono, *(f"{field.name} {field.type}" for field in manifest.schema)]).encode()
+    )
+    digest.update(json.dumps(sizes).encode())
+    for column in manifest.columns:
+        digest.update(json.dumps(column.to_pylist()).encode())
+    return digest.hexdigest()
