@@ -125,13 +125,11 @@ def _leave_nothing(folder: Path) -> None:
 def _claim(folder: Path, *, options: Mapping[str, Any]) -> bool:
     """Make the folder ours, or refuse it; True where this very pack is already done."""
     done, plan = folder / format.INDEX_NAME, folder / WORK / "plan.json"
-    stands = (
-        read_about(locate(done))["options"]
-        if done.exists()
-        else json.loads(plan.read_bytes())
-        if plan.exists()
-        else None
-    )
+    stands = None
+    if done.exists():
+        stands = read_about(locate(done))["options"]
+    elif plan.exists():
+        stands = json.loads(plan.read_bytes())
     if stands is not None and stands != options:
         differ = next(name for name in options if stands.get(name) != options[name])
         raise UsageError(
@@ -240,9 +238,9 @@ def write_shard(job: Job, number: int) -> Iterator[str]:
 
 
 def _write_sidecar(path: Path, table: pa.Table, shard: Shard) -> None:
-    temporary = path.with_suffix(".tmp")
-    pq.write_table(table.replace_schema_metadata({META_SHARD: json.dumps(dataclasses.asdict(shard))}), temporary)
-    format.replace_file(temporary, path)
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({META_SHARD: json.dumps(dataclasses.asdict(shard))}), content)
+    format.write_whole(path, content.getvalue())
 
 
 def _finish(job: Job, *, options: Mapping[str, Any]) -> None:

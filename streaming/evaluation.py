@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from shards import audio
 from shards.index import Pack
@@ -27,10 +28,7 @@ def whole_notes(pack: Pack, *, label: str, classes: Sequence[str], batch_size: i
             rows = range(first, min(first + batch_size, share.stop))
             waveform = np.zeros((len(rows), int(lengths[first : rows.stop].max())), np.float32)
             for i, row in enumerate(rows):
-                data = store.read(row)
-                audio.decode(
-                    data, header=audio.read_header(data, name=store.name(row)), out=waveform[i, : lengths[row]]
-                )  # fmt: skip
+                read_note(store, row, out=waveform[i, : lengths[row]])
             yield Batch(
                 waveform=torch.from_numpy(waveform),
                 label=torch.from_numpy(labels[first : rows.stop]),
@@ -41,3 +39,9 @@ def whole_notes(pack: Pack, *, label: str, classes: Sequence[str], batch_size: i
             )
     finally:
         store.close()
+
+
+def read_note(store: Store, row: int, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Read one whole note, (time,) float32, into `out` if given."""
+    data = store.read(row)
+    return audio.decode(data, header=audio.read_header(data, name=store.name(row)), out=out)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from shards import audio
 from shards.bijection import permute
 from shards.errors import DataError
 from shards.index import Pack, open_pack
 from streaming.device import choose_device
+from streaming.evaluation import read_note
 from streaming.store import Store
 from streaming.world import World
 from trainers import checkpoint, metrics
@@ -114,8 +114,7 @@ def _log_mel(mel: torch.nn.Module, waveform: torch.Tensor) -> np.ndarray:
 
 
 def _waveform(store: Store, row: int) -> torch.Tensor:
-    data = store.read(row)
-    return torch.from_numpy(audio.decode(data, header=audio.read_header(data, name=store.name(row))))
+    return torch.from_numpy(read_note(store, row))
 
 
 @torch.no_grad()

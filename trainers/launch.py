@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from shards.errors import NotestreamError, UsageError
+from shards.index import open_pack
 from trainers.config import TrainConfig
 from trainers.follow import follow
 from trainers.interrupt import stop_on_interrupt
@@ -13,7 +14,6 @@ from trainers.prepare import fill_in, prepare, this_machine
 from trainers.rank import is_finished, run_rank
 from trainers.run import Run, open_run
 from trainers.session import Session, local_session
-from trainers.training import open_packs
 
 
 def launch(config: TrainConfig) -> Run:
@@ -94,7 +94,7 @@ def _announce(run: Run, config: TrainConfig) -> None:
 
 
 def _steps(config: TrainConfig) -> int:
-    rows = open_packs(config)["train"].rows
+    rows = open_pack(config.data or "", split="train").rows
     return -(-config.epochs * rows // config.batch_size)
 
 

@@ -8,7 +8,6 @@ import base64
 import dataclasses
 import importlib.resources
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from shards import audio
+from shards.format import write_whole
 from trainers import figures, metrics, tables
 from trainers.baseline import MAJORITY
 from trainers.metrics import Predictions
@@ -113,13 +113,8 @@ def render_report(report: Report) -> str:
 def write_report(report: Report, path: Path) -> None:
     """Write the page to `path`, making its folder; the file appears whole, by rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # A key from a file name that isn't UTF-8 holds surrogates, which have no encoding of their own.
-        part.write_text(render_report(report), encoding="utf-8", errors="backslashreplace")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # A key from a file name that isn't UTF-8 holds surrogates, which have no encoding of their own.
+    write_whole(path, render_report(report).encode("utf-8", errors="backslashreplace"))
 
 
 def _progress(records: list[dict[str, Any]]) -> str:
