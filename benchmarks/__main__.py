@@ -1,6 +1,6 @@
 """python -m benchmarks: run each benchmark in a process of its own -> docs/benchmarks.md.
 
-Takes about four minutes. `make bench` makes the peers' venv first.
+Takes about fifteen minutes. `make bench` makes the peers' venv first.
 """
 
 import subprocess
@@ -9,7 +9,7 @@ import sys
 from benchmarks.harness import ROOT
 from shards.format import write_whole
 
-NAMES = ("pack", "ingest", "augment", "train")
+NAMES = ("pack", "archive", "scale", "ingest", "augment", "train")
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

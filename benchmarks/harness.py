@@ -6,9 +6,12 @@ hits them alike. Ratios compare medians of one run. One thread, warm page cache,
 
 import dataclasses
 import importlib.metadata
+import itertools
+import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -16,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from shards.format import write_whole
 from shards.index import Pack
 from shards.pack import pack
 from shards.render import render
@@ -102,6 +106,21 @@ def notes() -> Path:
         return DEMO_NOTES
     render(BENCH / "notes", font=None, notes=NOTES, seed=0)
     return BENCH / "notes"
+
+
+def many(count: int) -> Path:
+    """Return nsynth-train with `count` notes: copies of `notes()`'s under other names, made once."""
+    source, folder = notes() / "nsynth-train", BENCH / f"many-{count}" / "nsynth-train"
+    if (folder / "examples.json").is_file():
+        return folder
+    examples, told = json.loads((source / "examples.json").read_bytes()), {}
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    for i, key in enumerate(itertools.islice(itertools.cycle(list(examples)), count)):
+        new = f"{key}-{i // len(examples):03d}"
+        shutil.copyfile(source / "audio" / f"{key}.wav", folder / "audio" / f"{new}.wav")
+        told[new] = examples[key] | {"note_str": new}
+    write_whole(folder / "examples.json", json.dumps(told, indent=4).encode())
+    return folder
 
 
 def packed(*, split: str) -> Pack:

@@ -35,9 +35,10 @@ NSYNTH, HUGE, PLANNED = 289_205, 10**12, 256
 def bare(pack: Pack, batch: np.ndarray) -> None:
     """Read, check and decode every row in a shuffled order into one reused batch, (BATCH, time)."""
     descriptors = [os.open(harness.folder(pack) / shard.name, os.O_RDONLY) for shard in pack.shards]
-    offset, size, crc = (pack.places[name] for name in ("offset", "size", "crc32"))
+    shard = np.repeat(np.arange(len(pack.shards)), [one.rows for one in pack.shards])
+    offset, size, crc = (column.to_numpy() for column in pack.read("offset", "size", "crc32").columns)
     for i, row in enumerate(np.random.default_rng(0).permutation(pack.rows)):
-        data = os.pread(descriptors[pack.shard_numbers[row]], int(size[row]), int(offset[row]))
+        data = os.pread(descriptors[shard[row]], int(size[row]), int(offset[row]))
         assert isal_zlib.crc32(data) == crc[row]
         np.multiply(np.frombuffer(data, "<i2", offset=WAV_HEADER), np.float32(1 / 32768), out=batch[i % BATCH])
     for descriptor in descriptors:

@@ -1,6 +1,6 @@
-"""Claim: packing, which checks, hashes, indexes and syncs, stays within a small factor of `tar -cf` of the same files.
+"""Claim: packing, which checks, shuffles, hashes, indexes and syncs, is about as fast as `tar -cf` of the same files.
 
-Run: python -m benchmarks.pack
+The peers are driven over a pipe by benchmarks/writers.py, in .venv-peers. Run: python -m benchmarks.pack
 """
 
 import contextlib
@@ -9,47 +9,56 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import xxhash
 from isal import isal_zlib
-from webdataset.writer import ShardWriter, TarWriter
+from webdataset.writer import ShardWriter
 
 from benchmarks import harness
 from benchmarks.harness import Method, Section, figure, spread_rate
 from shards import audio
-from shards.nsynth import Source, open_folder
-from shards.pack import WRITE_BYTES, pack
+from shards.manifest import Source
+from shards.members import label_json
+from shards.nsynth import NSynthFolder
+from shards.pack import pack
+from shards.tar import Tarball
 
-OURS, TAR, SYNCED, STOCK = "shards.pack", "tar -cf", "tar -cf, then fsync", "webdataset.ShardWriter"
+NOTES, ROUNDS = 8192, 5
+OURS, TWO, TAR, SYNCED = "shards.pack", "shards.pack --jobs 2", "tar -cf", "tar -cf, then fsync"
+STOCK, STOCK_SYNCED = "webdataset ShardWriter", "webdataset ShardWriter, then fsync"
+MDS, LIT = "mosaicml MDSWriter", "litdata optimize"
 LACKS = {
     OURS: "nothing: notes checked and shuffled, crc32 and xxh3-128, index, fsync, rename",
+    TWO: "nothing; the start of two processes included",
     TAR: "fsync, checksums, index, labels beside notes, shuffle",
     SYNCED: "checksums, index, labels beside notes, shuffle",
     STOCK: "fsync, checksums, index, checks, shuffle, rename",
+    STOCK_SYNCED: "checksums, index, checks, shuffle, rename",
+    MDS: "fsync, checksums, labels in the index, checks, shuffle, rename",
+    LIT: "fsync, checksums, labels in the index, checks, shuffle, rename; the start of its worker included",
 }
-ROUNDS = 7
 OUT = harness.BENCH / "out"
+PYTHON = harness.ROOT / ".venv-peers" / "bin" / "python"
+WRITERS = Path(__file__).with_name("writers.py")
 
 
-def ours(notes: Path) -> None:
-    """Pack in this process."""
+def ours(folder: Path, *, jobs: int) -> None:
+    """Pack, showing nothing."""
     with contextlib.redirect_stderr(io.StringIO()):
-        pack(notes, OUT, split="train")
+        pack(folder, OUT, split="train", jobs=jobs)
 
 
-def tar(notes: Path, *, sync: bool) -> None:
+def tar(folder: Path) -> None:
     """Archive the folder as it is."""
-    subprocess.run(["tar", "-cf", OUT / "train.tar", "-C", notes / "nsynth-train", "."], check=True)
-    if sync:
-        subprocess.run(["sync", OUT / "train.tar"], check=True)
+    subprocess.run(["tar", "-cf", OUT / "train.tar", "-C", folder, "."], check=True)
 
 
-def stock(notes: Path) -> None:
+def stock(folder: Path) -> None:
     """Write the members that we write, as webdataset's documentation has it."""
-    folder = notes / "nsynth-train"
     examples = json.loads((folder / "examples.json").read_bytes())
     with ShardWriter(str(OUT / "train-%06d.tar"), maxcount=1024, verbose=0, encoder=False) as writer:
         for key, labels in examples.items():
@@ -57,30 +66,48 @@ def stock(notes: Path) -> None:
             writer.write({"__key__": key, "json": json.dumps(labels, separators=(",", ":")).encode(), "wav": wav})
 
 
-def wall(work) -> Method:
+def sync() -> None:
+    """Wait until the disk has all that was written."""
+    for path in OUT.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def wall(work: Callable[[], object]) -> Method:
     """Time what waits for disks and other processes."""
     return harness.stopwatch(work, clock=time.perf_counter)
 
 
-def fresh(work) -> Method:
-    """Time `work` with an empty output folder, which is removed outside the clock."""
+def fresh(*works: Callable[[], object]) -> Method:
+    """Time works with an empty output folder, which is removed outside the clock."""
 
     def timed() -> float:
         OUT.mkdir(parents=True)
         try:
-            return wall(work)()
+            return wall(lambda: [work() for work in works])()
         finally:
             shutil.rmtree(OUT)
 
     return timed
 
 
-class Null(io.RawIOBase):
-    """A file that takes everything and keeps nothing."""
+@contextlib.contextmanager
+def peers(folder: Path) -> Iterator[dict[str, Method]]:
+    """Start the peers' side, and return its methods."""
+    with tempfile.TemporaryDirectory(dir=harness.BENCH) as place:
+        command = [PYTHON, WRITERS, folder, Path(place) / "out"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, text=True, cwd=place, **pipes) as process:
+            assert process.stdin and process.stdout
+            answers, questions = process.stdout, process.stdin
+            answers.readline()
 
-    def write(self, data, /) -> int:
-        """Count."""
-        return len(data)
+            def ask(name: str) -> float:
+                print(name, file=questions, flush=True)
+                return json.loads(answers.readline())["seconds"]
+
+            yield {name: lambda name=name: ask(name) for name in (MDS, LIT)}
+            questions.close()
 
 
 def parts(source: Source) -> dict[str, Method]:
@@ -88,89 +115,81 @@ def parts(source: Source) -> dict[str, Method]:
     labels = source.manifest.to_pylist()
     keys = [note["key"] for note in labels]
     files = [source.files.read(key) for key in keys]
-    whole = memoryview(b"".join(files))
+    folder = Path(source.files.name("")).parent.parent
 
     def check() -> None:
         for data in files:
             header = audio.read_header(data, name="")
             audio.sounding_length(audio.decode_pcm16(data, header=header))
 
-    def hash_all() -> None:
-        stream = xxhash.xxh3_128()
-        for data in files:
-            isal_zlib.crc32(data)
-            stream.update(data)
-
-    def write_tar() -> None:
-        with TarWriter(Null(), encoder=False, mtime=0) as writer:
+    def write() -> None:
+        with Tarball(OUT / "x.tar") as out:
             for key, data in zip(keys, files, strict=True):
-                writer.write({"__key__": key, "json": b"{}", "wav": data})
-
-    def to_disk() -> None:
-        with (OUT / "file").open("wb", buffering=WRITE_BYTES) as file:
-            for at in range(0, len(whole), tarfile.RECORDSIZE):  # as TarWriter hands it on
-                file.write(whole[at : at + tarfile.RECORDSIZE])
-            os.fsync(file.fileno())
+                out.add(key, {"json": b"{}", "wav": data})
 
     works = {
-        "examples.json to manifest": lambda: open_folder(source.files.folder.parent),
+        "examples.json to manifest": lambda: NSynthFolder(folder=folder, rename_keys=False).open(),
         "read files": lambda: [source.files.read(key) for key in keys],
         "decode, sounding_length": check,
-        "json of labels": lambda: [json.dumps(note, separators=(",", ":")).encode() for note in labels],
-        "crc32 and xxh3-128": hash_all,
-        "TarWriter, to nowhere": write_tar,
+        "json of labels": lambda: [label_json(note) for note in labels],
+        "crc32 of rows": lambda: [isal_zlib.crc32(data) for data in files],
+        "xxh3-128 of shards": lambda: [xxhash.xxh3_128(data) for data in files],
     }
-    return {name: wall(work) for name, work in works.items()} | {"write, fsync": fresh(to_disk)}
+    return {name: wall(work) for name, work in works.items()} | {"tar to disk, hashed, no fsync": fresh(write)}
 
 
 def run() -> list[Section]:
     """Measure packing against its peers, and its parts."""
-    notes = harness.notes()
-    source = open_folder(notes / "nsynth-train")
-    peers = {
-        OURS: fresh(lambda: ours(notes)),
-        TAR: fresh(lambda: tar(notes, sync=False)),
-        SYNCED: fresh(lambda: tar(notes, sync=True)),
-        STOCK: fresh(lambda: stock(notes)),
-    }
-    pieces = parts(source)
-    found = harness.measure(peers | pieces, rounds=ROUNDS)
-    count, size = len(source.manifest), sum(path.stat().st_size for path in source.files.folder.iterdir())
-    return [_compare({name: found[name] for name in peers}, count=count, size=size), _share(found, pieces, count)]
+    folder = harness.many(NOTES)
+    with peers(folder) as theirs:
+        methods = {
+            OURS: fresh(lambda: ours(folder, jobs=1)), TWO: fresh(lambda: ours(folder, jobs=2)),
+            TAR: fresh(lambda: tar(folder)), SYNCED: fresh(lambda: tar(folder), sync),
+            STOCK: fresh(lambda: stock(folder)), STOCK_SYNCED: fresh(lambda: stock(folder), sync),
+            **theirs,
+        }  # fmt: skip
+        found = harness.measure(methods, rounds=ROUNDS)
+    pieces = harness.measure(parts(NSynthFolder(folder=folder, rename_keys=False).open()), rounds=ROUNDS)
+    size = sum(path.stat().st_size for path in (folder / "audio").iterdir())
+    return [_compare(found, size=size), _share(found, pieces)]
 
 
-def _compare(found, *, count: int, size: int) -> Section:
+def _compare(found, *, size: int) -> Section:
     middle = harness.medians(found)
+
+    def ratio(name: str) -> float:
+        return middle[name] / middle[OURS]
+
     return Section(
-        title="shards.pack against tar and ShardWriter",
-        claim=f"{count:,} notes of 4 s ({size / 1e6:,.0f} MB of WAV files in a folder), one process, {ROUNDS} rounds.",
-        columns=("method", "notes/s", "in all rounds", "MB/s", "time against tar", "lacks"),
+        title="A folder into shards, against tar and other writers",
+        claim=f"{NOTES:,} notes of 4 s ({size / 1e6:,.0f} MB of WAV files, cached), {ROUNDS} rounds.",
+        columns=("method", "notes/s", "in all rounds", "MB/s", "speed against tar", "lacks"),
         rows=[
             (
-                name, figure(count / middle[name]), spread_rate(values, count=count),
-                figure(size / 1e6 / middle[name]), f"{middle[name] / middle[TAR]:.2f}x", LACKS[name],
+                name, figure(NOTES / middle[name]), spread_rate(values, count=NOTES),
+                figure(size / 1e6 / middle[name]), f"{middle[TAR] / middle[name]:.2f}x", LACKS[name],
             )
             for name, values in found.items()
         ],
-        summary=f"shards.pack takes {middle[OURS] / middle[SYNCED]:.2f}x the time of tar with fsync and "
-        f"{middle[OURS] / middle[STOCK]:.2f}x that of ShardWriter without it.",
+        summary=f"One process has {ratio(TAR):.2f} of tar's speed, {ratio(SYNCED):.2f} of tar's with fsync, "
+        f"{ratio(STOCK):.1f}x ShardWriter's, {ratio(MDS):.1f}x MDSWriter's and {ratio(LIT):.1f}x litdata's; two have "
+        f"{middle[OURS] / middle[TWO]:.2f}x of one.",
     )  # fmt: skip
 
 
-def _share(found, pieces, count: int) -> Section:
-    middle = harness.medians(found)
+def _share(found, pieces) -> Section:
+    middle, parts = harness.medians(found), harness.medians(pieces)
     total = middle[OURS]
-    rest = total - sum(middle[name] for name in pieces)
-    shares = {**{name: middle[name] for name in pieces}, "rest (index, rename, opening the pack, cold caches)": rest}
-    largest = max(shares, key=lambda name: shares[name])
+    shares = {**parts, "rest (index, card, waiting for the disk, cold caches)": total - sum(parts.values())}
+    largest = max(parts, key=lambda name: parts[name])
     return Section(
         title="Where packing's time goes",
-        claim="Each part alone over the same notes, in the same rounds; the rest is what they don't add up to.",
+        claim="Each part alone over the same notes, in rounds of their own; the rest is what they don't add up to.",
         columns=("part", "us a note", "share"),
-        rows=[(name, figure(1e6 * one / count), f"{100 * one / total:.0f} %") for name, one in shares.items()],
-        summary=f"Of {1e6 * total / count:,.0f} us a note, {100 * shares[largest] / total:.0f} % is {largest}.",
+        rows=[(name, figure(1e6 * one / NOTES), f"{100 * one / total:.0f} %") for name, one in shares.items()],
+        summary=f"Of {1e6 * total / NOTES:,.0f} us a note, {100 * parts[largest] / total:.0f} % is {largest}.",
     )
 
 
 if __name__ == "__main__":
-    harness.show("Packing", run(), packages=("webdataset", "numpy", "pyarrow", "isal", "xxhash"))
+    harness.show("Packing a folder", run(), packages=("webdataset", "numpy", "pyarrow", "isal", "xxhash"))

@@ -6,6 +6,7 @@ through soundfile. These two are the whole allow-list of what a shard may hold.
 
 import dataclasses
 import io
+import re
 import struct
 from typing import Literal
 
@@ -16,7 +17,17 @@ from shards.errors import DataError
 
 PCM16_SCALE = np.float32(1 / 32768)
 PCM, EXTENSIBLE = 1, 0xFFFE
+PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")  # what an extensible header calls PCM
 CODECS = ("wav", "flac")
+TAIL = 8192  # samples in a step of the search for a note's end
+MAX_POINTS = 1 << 27  # samples in all channels: a header is foreign input, and nobody gets us to allocate more
+# What libsndfile logs of a file that was cut, kind by kind: it decodes what is left, and says so nowhere else.
+CUT = re.compile(
+    r"^ *(?:data|SSND|riff|Data Size) *: \w+ \(should be|does not match value from 'ds64'"
+    r"|Last page lacks an end-of-stream bit|Junk after the last page",
+    re.MULTILINE,
+)
+SPHERE = re.compile(rb"NIST_1A\n.{0,1000}?\nsample_count -i (\d{1,18})\n", re.DOTALL)  # of SPH it logs nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +53,8 @@ def read_header(data: bytes, *, name: str) -> Header:
             info = soundfile.info(io.BytesIO(data))
         except soundfile.LibsndfileError as error:
             raise DataError(f"{name} is not a FLAC file that can be read ({error}): make it anew") from error
+        if info.frames * info.channels > MAX_POINTS:
+            raise DataError(f"{name} says it holds {info.frames:,} samples, over {MAX_POINTS:,}: cut it up")
         bits = 24 if info.subtype == "PCM_24" else 16
         return Header(
             codec="flac",
@@ -60,8 +73,10 @@ def _wav_header(data: bytes, *, name: str) -> Header:
         tag, size = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
         if tag == b"fmt " and size >= 16 and at + 24 <= len(data):
             fmt = struct.unpack_from("<HHIIHH", data, at + 8)
+            if fmt[0] == EXTENSIBLE and data[at + 32 : at + 48] == PCM_GUID:
+                fmt = (PCM, *fmt[1:])
         elif tag == b"data":
-            if fmt is None or fmt[0] not in (PCM, EXTENSIBLE) or fmt[5] != 16:
+            if fmt is None or fmt[0] != PCM or fmt[5] != 16:
                 said = "no format" if fmt is None else f"format {fmt[0]}, {fmt[5]} bits"
                 raise DataError(f"{name} is a WAV with {said}, not 16-bit PCM: convert it to 16-bit PCM WAV")
             if fmt[1] < 1 or at + 8 + size > len(data):
@@ -80,6 +95,12 @@ def _wav_header(data: bytes, *, name: str) -> Header:
     raise DataError(f"{name} is a WAV without a data chunk: it is cut short, make it anew")
 
 
+def is_cut(data: bytes, *, frames: int, log: str) -> bool:
+    """Tell whether a file that libsndfile decodes lacks its end: `frames` is what it gave, `log` its extra_info."""
+    sphere = SPHERE.match(data)
+    return CUT.search(log) is not None or (sphere is not None and int(sphere[1]) > frames)
+
+
 def decode(
     data: bytes, *, header: Header, start: int = 0, stop: int | None = None, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
@@ -94,22 +115,24 @@ def decode(
     return out
 
 
-def decode_pcm16(data: bytes, *, header: Header) -> NDArray[np.int16]:
-    """Decode a whole mono file to int16, for packing."""
+def decode_pcm16(data: bytes, *, header: Header, name: str = "a FLAC member") -> NDArray[np.int16]:
+    """Decode a whole mono file to int16, for packing. `name` is what errors call it."""
     if header.codec == "wav":
         return np.frombuffer(data, "<i2", count=header.length, offset=header.data_offset)
-    return _flac_samples(data, start=0, stop=header.length, dtype="int16")
+    return _flac_samples(data, start=0, stop=header.length, dtype="int16", name=name)
 
 
-def _flac_samples(data: bytes, *, start: int, stop: int, dtype: Literal["float32", "int16"]) -> NDArray:
+def _flac_samples(
+    data: bytes, *, start: int, stop: int, dtype: Literal["float32", "int16"], name: str = "a FLAC member"
+) -> NDArray:
     import soundfile
 
     try:
         samples, _ = soundfile.read(io.BytesIO(data), start=start, stop=stop, dtype=dtype)
     except soundfile.LibsndfileError as error:
-        raise DataError(f"a FLAC member can't be decoded ({error}): pack it anew") from error
+        raise DataError(f"{name} can't be decoded ({error}): make it anew") from error
     if samples.shape != (stop - start,):
-        raise DataError(f"a FLAC member gave {samples.shape} samples, not {(stop - start,)}: pack it anew")
+        raise DataError(f"{name} gave {len(samples)} samples, not {stop - start}: it is cut short, make it anew")
     return samples
 
 
@@ -129,7 +152,16 @@ def encode(samples: NDArray[np.int16], *, sample_rate: int, codec: str) -> bytes
 
 def sounding_length(samples: NDArray[np.int16]) -> int:
     """Count samples up to the last one above -60 dB of the note's own peak; 0 for a silent note. (length,) int16."""
-    level = np.abs(samples).view(np.uint16)  # of -32768 too: int16 can't hold 32768, but its bits are that
-    peak = int(level.max(initial=0))
-    # argmax of the reversed mask: the last sample with 1000 * level > peak
-    return len(level) - int(np.argmax(level[::-1] > peak // 1000)) if peak else 0
+    if not len(samples):
+        return 0
+    peak = max(int(np.maximum.reduce(samples)), -int(np.minimum.reduce(samples)))
+    if not peak:
+        return 0
+    quiet = peak // 1000  # 1000 * level > peak is level > quiet, for whole numbers
+    end = len(samples)
+    while True:  # ends at the peak at the latest; most notes sound to the end, so one step is enough
+        tail = samples[max(0, end - TAIL) : end]
+        if int(np.maximum.reduce(tail)) > quiet or int(np.minimum.reduce(tail)) < -quiet:
+            loud = (tail > quiet) | (tail < -quiet)
+            return end - int(np.argmax(loud[::-1]))
+        end -= TAIL

@@ -6,6 +6,10 @@ class NotestreamError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        # names and reasons are foreign text, whose control characters would act on a terminal or break the line
+        super().__init__("".join(one if one.isprintable() else ascii(one)[1:-1] for one in message))
+
 
 class UsageError(NotestreamError):
     """The command or the call was wrong: an argument, a missing folder, options that don't fit. Exits with 2."""

@@ -25,7 +25,8 @@ import xxhash
 
 from shards import audio, format
 from shards.errors import DataError, UsageError
-from shards.nsynth import Source
+from shards.keys import rename_column
+from shards.manifest import Source
 from shards.tables import read_names, read_rows
 
 KINDS = "wav, wave, flac, ogg, oga, opus, mp3, aif, aiff, aifc, au, caf, w64, rf64, sph"  # what libsndfile decodes
@@ -33,7 +34,6 @@ AUDIO = frozenset(KINDS.split(", "))
 UNREAD = frozenset(("aac", "ape", "m4a", "mp4", "webm", "wma", "wv"))  # refused: a class would be thinned in silence
 SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that aren't UTF-8
 MAX_POINTS = 1 << 27  # of all channels: 1 GiB once decoded to float64
-SHORTENED = re.compile(r"^ *(?:data|SSND) *: \w+ \(should be", re.MULTILINE)  # libsndfile's log of a cut file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ class AudioFiles:
                 self._check(name=name, sample_rate=file.samplerate, channels=file.channels, length=file.frames)
                 # as float, since libsndfile's integers of a float or Vorbis file wrap round where they are too loud
                 points, rate = file.read(dtype="float64", always_2d=True), file.samplerate
-                if len(points) != file.frames or SHORTENED.search(file.extra_info):
+                if len(points) != file.frames or audio.is_cut(data, frames=len(points), log=file.extra_info):
                     raise DataError(f"{name} ends after {len(points)} samples: it is cut short, make it anew")
         except soundfile.LibsndfileError as error:
             raise DataError(
@@ -107,14 +107,29 @@ class AudioFiles:
         return audio.encode(samples, sample_rate=self.sample_rate, codec="wav")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioFolder:
+    """A folder of audio whose files and labels are listed, and what tells it from another."""
+
+    manifest: pa.Table
+    sample_rate: int
+    files: AudioFiles
+    identity: str
+
+    def open(self) -> Source:
+        """Hand on the notes to pack."""
+        return Source(manifest=self.manifest, sample_rate=self.sample_rate, files=self.files)
+
+
 def open_audio(
     src: Path,
     *,
     table: Path | None = None,
     label_from: str | None = None,
+    rename_keys: bool = False,
     mono: bool = False,
     resample: int | None = None,
-) -> Source:
+) -> AudioFolder:
     """List SRC's audio and its labels: from a table, by a pattern on file names, or a class a folder.
 
     `mono` mixes channels down by their mean. The pack's rate is `resample`, or else that of the first file by key.
@@ -134,28 +149,30 @@ def open_audio(
     sizes = list_audio(src)
     if table is not None:
         files, labels = read_rows(table if table.exists() else src / table, src=src, listed=sizes)
-        keys = [_key(file.removeprefix("audio/")) for file in files]
+        keys = [key_of(file.removeprefix("audio/")) for file in files]
     else:
         files = sorted(sizes)
         labels = _by_folder(src, files) if label_from is None else read_names(files, pattern=label_from)
-        keys = [_key(file) for file in files]
+        keys = [key_of(file) for file in files]
+    manifest = pa.table([pa.array(keys, pa.string()), *labels.columns], names=["key", *labels.column_names])
+    if rename_keys:
+        manifest, _ = rename_column(manifest, originals=files)
+    keys = manifest["key"].to_pylist()
     paths = dict(zip(keys, files, strict=True))
     if len(paths) != len(files):
         key, other = next((key, file) for key, file in zip(keys, files, strict=True) if paths[key] != file)
-        raise DataError(f"{paths[key]!r} and {other!r} in {src} both make the key {key!r}: rename one")
+        raise DataError(
+            f"{paths[key]!r} and {other!r} in {src} both make the key {key!r}: rename one, or pack with --rename-keys"
+        )
     format.check_keys(keys)
     if large := [file for file in files if sizes[file] > format.MAX_SAMPLE_BYTES]:
         raise DataError(
             f"{large[0]!r} in {src} has {sizes[large[0]]:,} bytes, over {format.MAX_SAMPLE_BYTES:,}: cut it up"
         )
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    manifest = labels.add_column(0, pa.field("key", pa.string()), [keys]).take(order)
-    rate = resample or _rate(src / files[order[0]])
-    return Source(
-        manifest=manifest,
-        sample_rate=rate,
-        identity=_identity(manifest, sizes={key: (paths[key], sizes[paths[key]]) for key in sorted(paths)},
-                           rate=rate, mono=mono),
+    rate = resample or _rate(src / paths[min(keys)])
+    named = {key: (paths[key], sizes[paths[key]]) for key in sorted(paths)}
+    return AudioFolder(
+        manifest=manifest, sample_rate=rate, identity=_identity(manifest, sizes=named, rate=rate, mono=mono),
         files=AudioFiles(src, paths, rate, mono, resample is not None),
     )  # fmt: skip
 
@@ -194,7 +211,7 @@ def list_audio(src: Path) -> dict[str, int]:
     return found
 
 
-def _key(file: str) -> str:
+def key_of(file: str) -> str:
     return posixpath.splitext(file)[0].replace("/", "--")
 
 

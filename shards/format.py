@@ -46,7 +46,8 @@ def check_keys(keys: Sequence[str]) -> None:
     }
     told = [f"{len(bad)} {what} ({', '.join(map(repr, bad[:3]))})" for what, bad in faults.items() if bad]
     if told:
-        raise DataError(f"keys must be unique and WebDataset-safe, but {'; '.join(told)}: rename those files")
+        way = "rename those files, or pack with --rename-keys"
+        raise DataError(f"keys must be unique and WebDataset-safe, but {'; '.join(told)}: {way}")
 
 
 def replace_file(temporary: Path, target: Path) -> None:

@@ -1,148 +1,149 @@
-"""indexing: any WebDataset tars -> index.parquet beside them. Labels come from json or cls members, no tar changes.
+"""indexing: any WebDataset tars -> index.parquet beside them, or in a folder of its own. No tar changes.
 
-One pass over each tar by its headers; the audio is read to take its crc32 and to see where it falls silent.
+Each tar is read once, front to back, and hashed on the way; of its samples the audio is decoded to see where it falls
+silent. What is kept of a tar is a file of its rows, so memory holds one tar's rows, and eight bytes for each key.
 """
 
 import itertools
-import json
-import re
-import tarfile
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import xxhash
-
-from shards import audio, format
+from shards import format
 from shards.errors import DataError, NotestreamError, UsageError
-from shards.index import Pack, Shard, open_pack, read_about, write_index
-from shards.members import check_header, index_table, place_row
-from shards.progress import meter
-from shards.remote import locate
+from shards.index import Pack, open_pack
+from shards.index_file import Shard, read_about
+from shards.index_writer import write_index
+from shards.kept import KeptRows
+from shards.labels import Columns
+from shards.members import index_table
+from shards.places import find_tars
+from shards.progress import Meter, meter
+from shards.remote import Location, PathLike, locate, reaching
+from shards.samples import Sample, read_samples
+from shards.walk import Tar
 
-LABELS = ("json", "cls", "txt")
+BATCH_ROWS = 1024
+BATCH_LABEL_BYTES = 4 << 20
+MAX_LABEL_BYTES = 256 << 20  # of one tar, whose rows are one piece of the index and so of memory
+ASKING = 8  # threads that ask a store for the sizes of its tars
 
 
-def index_folder(folder: Path) -> Pack:
-    """Index the tars of FOLDER, which is DATA/SPLIT of the pack that it becomes.
+def index_shards(places: Sequence[str], *, out: PathLike | None, split: str | None) -> Pack:
+    """Index tars, by names that `find_tars` knows, as a split that has the name of their folder unless given.
+
+    The index lies beside the tars, or in OUT/SPLIT, from where it says where they are.
 
     Raises:
-        UsageError: there is no tar, or no such folder.
+        UsageError: tars are missing or lie in several folders, or the index can't be written where it should be.
         DataError: a tar is damaged, a sample has no audio, or rates, codecs or labels differ.
     """
-    format.check_split(folder.name)
-    paths = sorted(folder.glob("*.tar"))
-    if not paths:
-        raise UsageError(f"{folder} holds no .tar: give the folder with a split's shards")
-    for path in paths:
-        if not format.SHARD_NAME.fullmatch(path.name):
-            raise UsageError(f"{path} has a name that an index can't hold: use letters, digits, . _ and -")
-    tables, shards, facts = [], [], {}
-    with meter(f"indexing {folder.name}", total=len(paths), unit="shards") as progress:
-        for path in paths:
-            table = index_shard(path, facts=facts)
-            tables.append(table)
-            shards.append(
-                Shard(name=path.name, rows=table.num_rows, bytes=path.stat().st_size, hash=file_hash(path))
-            )  # fmt: skip
-            progress.advance()
-    tables = _make_alike(tables)
-    format.check_keys([key for table in tables for key in table["key"].to_pylist()])
-    write_index(folder, split=folder.name, shards=shards, tables=tables, options=_options(folder), **facts)
-    return open_pack(folder.parent, split=folder.name)
+    tars = find_tars(places)
+    folder = tars[0].parent
+    home = _home(folder, out=out, split=split)
+    sizes = _sizes(tars)
+    _check_writable(home)
+    columns, facts = Columns(), {}
+    with tempfile.TemporaryDirectory(prefix="notestream-index-") as work:
+        kept, shards = KeptRows(Path(work), columns), []
+        with meter(f"indexing {home.name}", total=sum(sizes) >> 20, unit="MB") as progress:
+            for tar, start in zip(tars, itertools.accumulate(sizes, initial=0), strict=False):
+                shards.append(_index_tar(tar, kept=kept, facts=facts, progress=progress, start=start))
+        kept.check_unique()
+        base = None if home == folder else folder.text
+        if not home.is_url:
+            home.path.mkdir(parents=True, exist_ok=True)
+        write_index(
+            home, split=home.name, shards=shards, tables=kept, options=_options(home),
+            base=base, **facts,
+        )  # fmt: skip
+    return open_pack(home.parent, split=home.name)
 
 
-def file_hash(path: Path) -> str:
-    """Hash a whole file by xxh3-128."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _index_tar(place: Location, *, kept: KeptRows, facts: dict[str, Any], progress: Meter, start: int) -> Shard:
+    """Read one tar, keep its rows in `kept`, and return what the index says of it as a whole."""
+    with place.open() as file:
+        with reaching(place):
+            size = file.size()
+        tar = Tar(file, size=size, place=place)
+        batches = []
+        for samples in _batched(read_samples(tar, name=str(place), facts=facts), name=str(place)):
+            labels = kept.columns.table([sample.labels for sample in samples], name=str(place))
+            kept.columns.agree(labels.schema, name=str(place))
+            batches.append(index_table([sample.row for sample in samples], shard=place.name, labels=labels))
+            progress.advance((start + tar.at >> 20) - progress.done)
+    progress.advance((start + size >> 20) - progress.done)
+    if not batches:
+        raise DataError(f"{place} holds no sample: leave it out")
+    kept.append(batches, name=str(place))
+    rows = sum(batch.num_rows for batch in batches)
+    return Shard(name=place.name, rows=rows, bytes=size, hash=tar.hash.hexdigest())
 
 
-def index_shard(path: Path, *, facts: dict[str, Any]) -> pa.Table:
-    """Index one tar. The first sample ever seen sets sample_rate and codec in `facts`; all others must agree."""
-    rows, labels = [], []
-    for key, members in _samples(path):
-        found = [codec for codec in audio.CODECS if codec in members]
-        if len(found) != 1:
-            raise DataError(
-                f"{path}: sample {key} has {len(found)} audio members, not one of wav or flac: pack it anew"
-            )
-        offset, data = members[found[0]]
-        name = f"{path}:{key}.{found[0]}"
-        header = audio.read_header(data, name=name)
-        facts.setdefault("sample_rate", header.sample_rate)
-        if facts.setdefault("codec", found[0]) != found[0]:
-            raise DataError(f"{name}: codec must be {facts['codec']} for this pack, got {found[0]}: pack it anew")
-        check_header(header, sample_rate=facts["sample_rate"], name=name)
-        samples = audio.decode_pcm16(data, header=header)
-        rows.append(place_row(key, data, samples=samples, offset=offset))
-        labels.append(_labels(members, name=f"{path}:{key}"))
-    if not rows:
-        raise DataError(f"{path} holds no sample: leave it out")
-    return index_table(rows, shard=path.name, labels=_label_table(labels, name=str(path)))
+def _batched(samples: Iterator[Sample], *, name: str) -> Iterator[list[Sample]]:
+    """Put samples together as many as may stay Python's objects, which take ten times what columns do."""
+    batch, total, taken = [], 0, 0
+    for sample in samples:
+        batch.append(sample)
+        taken += sample.label_bytes
+        if len(batch) == BATCH_ROWS or taken >= BATCH_LABEL_BYTES:
+            yield batch
+            batch, total, taken = [], total + taken, 0
+        if total + taken > MAX_LABEL_BYTES:
+            raise DataError(f"{name} holds over {MAX_LABEL_BYTES:,} bytes of labels: split it into smaller tars")
+    if batch:
+        yield batch
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, bytes]]]]:
-    """Yield each key with its members as (offset, bytes), grouped as webdataset groups: by the name up to its dot."""
-    key, members = None, {}
+def _home(folder: Location, *, out: PathLike | None, split: str | None) -> Location:
+    """Return the folder that the index goes to, whose name is the split's."""
+    if split is None and not format.SPLIT_NAME.fullmatch(folder.name):
+        raise UsageError(f"{folder} has a name that no split can have: give --out FOLDER and --split NAME")
+    name = folder.name if split is None else split
+    format.check_split(name)
+    if out is not None:
+        place = locate(out)
+        home = (place if place.is_url else locate(place.path.absolute())) / name
+        if home != folder and any(child.endswith(".tar") for child in home.children()):
+            raise UsageError(f"{home} holds tars of its own: give --out another folder, or --split another name")
+        if home != folder and str(folder) != folder.text:
+            raise UsageError("the tars' URL holds a password, which the index would tell: give it by the environment")
+        return home
+    if name != folder.name:
+        raise UsageError(f"an index beside {folder} is that of split {folder.name!r}: give --out FOLDER for {name!r}")
+    return folder
+
+
+def _check_writable(home: Location) -> None:
+    """Try whether an index can be written there, before hours of reading."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isreg() or member.name.startswith("__"):
-                    continue
-                stem, _, extension = re.sub(r"^\./", "", member.name).partition(".")
-                if stem != key and key is not None:
-                    yield key, members
-                    members = {}
-                key = stem
-                file = tar.extractfile(member)
-                members[extension.lower()] = (member.offset_data, file.read() if file else b"")
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{path} is cut short or damaged ({error}): fetch or pack it anew") from error
-    if key is not None:
-        yield key, members
+        if home.is_url:
+            probe = home / f".{format.INDEX_NAME}.probe"
+            probe.write_bytes(b"")
+            probe.remove()
+        elif not os.access(next(path for path in (home.path, *home.path.parents) if path.exists()), os.W_OK):
+            raise UsageError(f"{home} is read-only")
+    except NotestreamError as error:
+        raise UsageError(f"no index can be written there, so give --out FOLDER for it: {error}") from error
 
 
-def _labels(members: dict[str, tuple[int, bytes]], *, name: str) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
-    try:
-        for extension in LABELS:
-            if extension in members:
-                text = members[extension][1].decode()
-                labels |= json.loads(text) if extension == "json" else {extension: text.strip()}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{name} has labels that can't be read ({error}): pack it anew") from error
-    return labels
+def _sizes(tars: Sequence[Location]) -> list[int]:
+    with ThreadPoolExecutor(ASKING) as pool:
+        found = list(pool.map(Location.size, tars))
+    sizes = [size for size in found if size is not None]
+    if len(sizes) < len(tars):
+        missing = [str(tar) for tar, size in zip(tars, found, strict=True) if size is None]
+        told = f"{len(missing)} of {len(tars)} shards are not there, or can't be reached ({', '.join(missing[:3])})"
+        raise UsageError(f"{told}: check their names")
+    return sizes
 
 
-def _label_table(labels: list[dict[str, Any]], *, name: str) -> pa.Table:
-    try:
-        return pa.Table.from_pylist(labels) if any(labels) else pa.table({"row": list(range(len(labels)))})
-    except pa.ArrowException as error:
-        raise DataError(f"{name} has labels of different types under one name ({error}): pack it anew") from error
-
-
-def _make_alike(tables: list[pa.Table]) -> list[pa.Table]:
-    """Give all shards' tables one schema: a column that a shard lacks is null there, an int beside a float a float.
-
-    Raises:
-        DataError: a label is text in one shard and a number in another.
-    """
-    try:
-        whole = pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(f"labels of one name have types that don't fit each other ({error}): pack them anew") from error
-    starts = [0, *itertools.accumulate(table.num_rows for table in tables)]
-    return [whole.slice(start, table.num_rows) for start, table in zip(starts, tables, strict=False)]
-
-
-def _options(folder: Path) -> dict[str, Any]:
+def _options(home: Location) -> dict[str, Any]:
     """Keep how the shards were packed, where an index says so: the packer knows its own folder by it."""
     try:
-        return dict(read_about(locate(folder / format.INDEX_NAME))["options"])
-    except (NotestreamError, KeyError):
+        return dict(read_about(home / format.INDEX_NAME)["options"])
+    except (NotestreamError, KeyError, TypeError, ValueError):
         return {"indexed": True}

@@ -4,33 +4,39 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from isal import isal_zlib
+from numpy.typing import NDArray
 
-from shards import audio, format
+from shards import audio
 from shards.errors import DataError
-from shards.index import PLACE
+from shards.index_file import PLACE
+
+_encoder = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each note
+FACTS = {field.name: np.dtype(str(field.type)) for field in PLACE if field.name not in ("shard", "key")}
 
 
-def index_row(
-    key: str, data: bytes, *, labels: Mapping[str, Any], sample_rate: int, codec: str, name: str, at: int
-) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Make the members of a note that begins at byte `at` of its tar, and its row: where the audio is, and how long.
+def prepare(data: bytes, *, sample_rate: int, codec: str, name: str) -> tuple[bytes, NDArray[np.int16]]:
+    """Check a note's file, bring it to the pack's codec, and return it with its samples, (length,).
 
     Raises:
         DataError: the file can't be decoded, is not mono, or has another sample rate than the pack.
     """
     header = audio.read_header(data, name=name)
     check_header(header, sample_rate=sample_rate, name=name)
-    samples = audio.decode_pcm16(data, header=header)
+    samples = audio.decode_pcm16(data, header=header, name=name)
     if header.codec != codec:
         data = audio.encode(samples, sample_rate=sample_rate, codec=codec)
-    members = {"json": json.dumps(dict(labels), separators=(",", ":")).encode(), codec: data}
-    row = place_row(key, data, samples=samples, offset=_data_offset(members, member=codec, at=at))
-    return members, row
+    return data, samples
 
 
-def place_row(key: str, data: bytes, *, samples: Any, offset: int) -> dict[str, Any]:
+def label_json(labels: dict[str, Any]) -> bytes:
+    """Make the json member of a note: one object without blanks, the same names in every row."""
+    return _encoder.encode(labels).encode()
+
+
+def place_row(key: str, data: bytes, *, samples: NDArray[np.int16], offset: int) -> dict[str, Any]:
     """Make a row of the index: `data` are the member's bytes at `offset`, `samples` what they decode to."""
     return {
         "key": key,
@@ -53,16 +59,6 @@ def check_header(header: audio.Header, *, sample_rate: int, name: str) -> None:
         raise DataError(f"channels must be 1, got {header.channels} ({name}): mix it down, as with `sox IN -c 1 OUT`")
     if header.length < 1:
         raise DataError(f"length must be at least 1 sample, got {header.length} ({name}): leave the file out")
-
-
-def _data_offset(members: Mapping[str, bytes], *, member: str, at: int) -> int:
-    """Find where a member's contents will begin: TarWriter writes members sorted, a header before each."""
-    for extension in sorted(members):
-        at += format.BLOCK
-        if extension == member:
-            return at
-        at += -(-len(members[extension]) // format.BLOCK) * format.BLOCK
-    raise KeyError(member)
 
 
 def index_table(rows: Sequence[Mapping[str, Any]], *, shard: str, labels: pa.Table) -> pa.Table:

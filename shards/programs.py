@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from shards.bijection import uniforms
 from shards.errors import UsageError
-from shards.nsynth import VELOCITIES
+from shards.fields import VELOCITIES
 from shards.soundfont import SoundFont, Zone, group
 
 SPLITS = ("train", "valid", "test")

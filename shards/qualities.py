@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.nsynth import LENGTH, QUALITIES, SAMPLE_RATE
+from shards.fields import LENGTH, QUALITIES, SAMPLE_RATE
 
 HOLD_SECONDS = 3.0
 

@@ -1,12 +1,17 @@
 """remote: a path or a URL -> files to read and to write. s3://, gs://, file:// by pyarrow, http(s):// by fsspec.
 
-On an object store a completed upload is what a rename is on a disk: a file appears whole or not at all.
+On an object store a completed upload is what a rename is on a disk: a file appears whole or not at all. One flaw:
+pyarrow has no way to give an upload up, and an upload that fails halfway in us is completed and then deleted. So what
+must be known to be whole has something written after it: a pack its index, a shard its sidecar, a checkpoint its
+manifest.
 """
 
 import contextlib
 import dataclasses
+import re
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -15,9 +20,11 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from shards import format
 from shards.errors import DataError, NotestreamError, UsageError
 
-PathLike: TypeAlias = "str | Path | Location"
+PASSWORD = re.compile(r"(://[^/@:]*):[^/@]*@")
+BLOCK_BYTES = 1 << 20  # of what is uploaded from a disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Location:
         return Location(urlunsplit(parts._replace(path=parts.path.rstrip("/").rpartition("/")[0])))
 
     def __str__(self) -> str:
-        return self.text
+        """Tell the place, without a password that its URL may hold."""
+        return PASSWORD.sub(r"\1:***@", self.text)
 
     def __truediv__(self, name: str) -> "Location":
         if not self.is_url:
@@ -62,7 +70,7 @@ class Location:
         """Return a file's bytes, or None where there is no such file."""
         if not self.is_url:
             return self.path.stat().st_size if self.path.is_file() else None
-        with _reaching(self):
+        with reaching(self):
             filesystem, path = self.resolve()
             info = filesystem.get_file_info(path)
         return info.size if info.type == pafs.FileType.File else None
@@ -73,7 +81,7 @@ class Location:
             return sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
         if self.text.startswith("http"):
             return []
-        with _reaching(self):
+        with reaching(self):
             filesystem, path = self.resolve()
             found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found)
@@ -82,8 +90,66 @@ class Location:
         """Read a whole file."""
         if not self.is_url:
             return self.path.read_bytes()
-        with self.open() as file:
+        with reaching(self), self.open() as file:
             return file.read()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write a small file whole, and the folders that it lies in; what stands there is replaced.
+
+        Raises:
+            UsageError: it is a web page's address, where nothing can be written.
+            DataError: the store can't be reached or refuses. A disk's errors are OSErrors, as everywhere.
+        """
+        if (local := self._local()) is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            format.write_whole(local, content)
+        else:
+            self._put([content])
+
+    def upload(self, file: Path) -> None:
+        """Copy a local file here in blocks, whole or not at all (see write_bytes)."""
+        if (local := self._local()) is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            temporary = local.with_name(f".{local.name}.tmp")
+            try:
+                shutil.copyfile(file, temporary)
+                format.replace_file(temporary, local)
+            finally:
+                temporary.unlink(missing_ok=True)
+        else:
+            with file.open("rb") as blocks:
+                self._put(iter(lambda: blocks.read(BLOCK_BYTES), b""))
+
+    def copy_to(self, target: "Location") -> None:
+        """Copy this file to another name in the same store, without bringing it here."""
+        with reaching(target, what="written"):
+            filesystem, path = self.resolve()
+            _, there = target.resolve()
+            filesystem.create_dir(there.rpartition("/")[0], recursive=True)
+            filesystem.copy_file(path, there)
+
+    def remove(self) -> None:
+        """Delete a file, if it's there."""
+        if (local := self._local()) is not None:
+            local.unlink(missing_ok=True)
+            return
+        self._check_writable()
+        if self.size() is not None:
+            with reaching(self, what="removed"):
+                filesystem, path = self.resolve()
+                filesystem.delete_file(path)
+
+    def remove_tree(self) -> None:
+        """Delete a folder with all that is in it, if it's there."""
+        if (local := self._local()) is not None:
+            if local.is_dir():
+                shutil.rmtree(local)
+            return
+        self._check_writable()
+        with reaching(self, what="removed"):
+            filesystem, path = self.resolve()
+            if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+                filesystem.delete_dir(path)
 
     def open(self) -> pa.NativeFile:
         """Open a file for reads at any position.
@@ -91,7 +157,7 @@ class Location:
         Raises:
             DataError: it isn't there, or can't be reached.
         """
-        with _reaching(self):
+        with reaching(self):
             filesystem, path = self.resolve() if self.is_url else (pafs.LocalFileSystem(), self.text)
             return filesystem.open_input_file(path)
 
@@ -101,8 +167,28 @@ class Location:
         if parts.scheme in ("http", "https"):
             return _http(parts.scheme, threading.get_ident()), self.text
         filesystem = _filesystem(urlunsplit(parts._replace(path="/")))
-        root = parts.netloc if parts.scheme not in ("file", "") else ""
+        root = parts.netloc.rpartition("@")[2] if parts.scheme not in ("file", "") else ""
         return filesystem, f"{root}{parts.path}"
+
+    def _local(self) -> Path | None:
+        """Return the path of what lies on a disk, file:// too: there a rename is to be had."""
+        if self.text.startswith("file://"):
+            return Path(urlsplit(self.text).path)
+        return None if self.is_url else self.path
+
+    def _check_writable(self) -> None:
+        if self.text.startswith(("http://", "https://")):
+            raise UsageError(f"{self} can't be written: give a folder, or a store such as s3:// or gs://")
+
+    def _put(self, blocks: Iterable[bytes]) -> None:
+        self._check_writable()
+        with reaching(self, what="written"):
+            filesystem, path = self.resolve()
+            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+            _stream(filesystem, path, blocks)
+
+
+PathLike: TypeAlias = str | Path | Location
 
 
 def locate(place: PathLike) -> Location:
@@ -110,16 +196,34 @@ def locate(place: PathLike) -> Location:
     return place if isinstance(place, Location) else Location(str(place))
 
 
+def _stream(filesystem: pafs.FileSystem, path: str, blocks: Iterable[bytes]) -> None:
+    out = filesystem.open_output_stream(path, compression=None)  # it would compress what is named .gz
+    try:
+        for block in blocks:
+            out.write(block)
+    except BaseException:
+        with contextlib.suppress(Exception):  # closing completes the upload; where it fails, what was there still is
+            out.close()
+            filesystem.delete_file(path)
+        raise
+    out.close()
+
+
 @contextlib.contextmanager
-def _reaching(location: Location) -> Iterator[None]:
+def reaching(location: Location, *, what: str = "read") -> Iterator[None]:
+    """Turn any backend's error inside the block into a DataError of one line: LOCATION can't be WHAT."""
     try:
         yield
     except NotestreamError:
         raise
     except Exception as error:  # every backend has errors of its own, and not all are OSError
-        told = " ".join(str(error).split())
-        way = "check the address, the credentials and the network"
-        raise DataError(f"{location} can't be read ({told}): {way}") from error
+        raise unreachable(location, error, what=what) from error
+
+
+def unreachable(location: Location, error: Exception, *, what: str = "read") -> DataError:
+    """Tell any backend's error in one line."""
+    told = " ".join(str(error).split())
+    return DataError(f"{location} can't be {what} ({told}): check the address, the credentials and the network")
 
 
 @lru_cache(16)

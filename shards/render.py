@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from shards import audio, programs, soundfont, voice
 from shards.errors import DataError, UsageError
+from shards.fields import FAMILIES, LENGTH, QUALITIES, SAMPLE_RATE, SOURCES
 from shards.format import write_whole
-from shards.nsynth import FAMILIES, LENGTH, QUALITIES, SAMPLE_RATE, SOURCES
 from shards.programs import SPLITS, Instrument, draw
 from shards.progress import meter
 from shards.qualities import HOLD_SECONDS, qualities

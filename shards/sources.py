@@ -1,38 +1,84 @@
-"""sources: SRC and how it is laid out -> a source of notes to pack."""
+"""sources: SRC and how it is laid out -> where notes come from. What it is made of is known before it is read."""
 
+import dataclasses
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from shards.archive import open_archive
+from shards.body import identity_of, open_body
 from shards.errors import UsageError
-from shards.folders import open_audio
-from shards.nsynth import Source, find_source, open_folder
+from shards.folders import AudioFolder, open_audio
+from shards.nsynth import NSynthFolder
+from shards.remote import Location, PathLike, locate
 
-Layout: TypeAlias = Literal["nsynth", "folders"]
+Layout: TypeAlias = Literal["auto", "nsynth", "folders"]
+EXAMPLES = "examples.json"
+ENDINGS = (".tar.gz", ".tgz")
 
 
-def open_source(
-    src: Path,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Archive:
+    """An archive in NSynth's layout, at a path or URL."""
+
+    place: Location
+    rename_keys: bool
+
+    @property
+    def identity(self) -> str:
+        """Tell archives apart without reading 24 GB: by their size, head and tail."""
+        return identity_of(self.place)
+
+    @property
+    def size(self) -> int:
+        """Count its bytes."""
+        with open_body(self.place) as body:
+            return body.size
+
+
+Origin: TypeAlias = NSynthFolder | Archive | AudioFolder
+
+
+def find_origin(
+    src: PathLike,
     *,
     split: str,
-    work: Path,
-    layout: Layout = "nsynth",
+    layout: Layout = "auto",
     table: Path | None = None,
     label_from: str | None = None,
+    rename_keys: bool = False,
     mono: bool = False,
     resample: int | None = None,
-) -> Source:
-    """Open an NSynth folder or tar.gz (unpacked into `work`), or any folder of audio (see shards.folders).
+) -> Origin:
+    """Find an NSynth folder or tar.gz (SRC itself, or nsynth-SPLIT beneath it), or open any folder of audio.
 
     Raises:
         UsageError: SRC isn't there, or an option is given that its layout doesn't take.
-        DataError: what is there can't be packed.
+        DataError: a folder of audio that can't be packed (see shards.folders).
     """
-    if layout == "folders":
-        return open_audio(src, table=table, label_from=label_from, mono=mono, resample=resample)
-    folders = {"table": table, "label_from": label_from, "mono": mono, "resample": resample}
-    if any(folders.values()):
-        asked = next(name for name, value in folders.items() if value)
-        raise UsageError(f"{asked} is not for NSynth, whose notes are packed as they are: say --layout folders")
-    found = find_source(src, split=split)
-    return open_archive(found, work=work) if found.is_file() else open_folder(found)
+    place, asked = locate(src), {"table": table, "label_from": label_from, "mono": mono, "resample": resample}
+    if not place.is_url and not place.path.exists():
+        raise UsageError(f"source {src} does not exist: give an NSynth folder or archive, or a folder of audio")
+    found = find_nsynth(place, split=split)
+    if layout == "folders" or (layout == "auto" and (found is None or any(asked.values())) and not place.is_url):
+        return open_audio(
+            place.path, table=table, label_from=label_from, rename_keys=rename_keys, mono=mono, resample=resample
+        )
+    if any(asked.values()):
+        option = next(name for name, value in asked.items() if value)
+        raise UsageError(f"{option} is not for NSynth, whose notes are packed as they are: say --layout folders")
+    if found is None:
+        told = f"holds no examples.json and no nsynth-{split}"
+        raise UsageError(f"source {src} {told}: give an NSynth folder or its tar.gz")
+    if found.is_url or found.path.is_file():
+        return Archive(place=found, rename_keys=rename_keys)
+    return NSynthFolder(folder=found.path, rename_keys=rename_keys)
+
+
+def find_nsynth(place: Location, *, split: str) -> Location | None:
+    """Find the NSynth folder or archive of a split: the place itself, or nsynth-SPLIT beneath it."""
+    if place.is_url:
+        return place if place.name.endswith(ENDINGS) else place / f"nsynth-{split}.jsonwav.tar.gz"
+    folder, archive = place / f"nsynth-{split}", place / f"nsynth-{split}.jsonwav.tar.gz"
+    for found in (place, folder):
+        if (found / EXAMPLES).path.is_file():
+            return found
+    return next((found for found in (place, archive) if found.path.is_file()), None)

@@ -10,6 +10,7 @@ import json
 import math
 import posixpath
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.errors import DataError, UsageError
-from shards.index import PLACE
+from shards.index_file import PLACE
 
 FILE_COLUMNS = ("filename", "file_name", "fname")
 LIST_COLUMN = re.compile(r"(?:.*_)?(?:labels|tags|mids|classes|categories)")  # "labels", "positive_labels"
@@ -51,7 +52,7 @@ def read_table(path: Path) -> tuple[list[str], pa.Table]:
         raise DataError(f"{path} {fault}")
     found = [name for name in FILE_COLUMNS if name in table.column_names]
     if len(found) != 1:
-        told = ", ".join(map(repr, table.column_names)) or "none"
+        told = ", ".join(map(reprlib.repr, table.column_names[:20])) or "none"
         raise DataError(f"{path} has {len(found)} file columns, not one (its columns: {told}): "
                         f"call the one with file names {FILE_COLUMNS[0]}")  # fmt: skip
     if not table.num_rows:
@@ -169,7 +170,9 @@ def _read_jsonl(path: Path) -> pa.Table:
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    return pq.ParquetFile(path).read().replace_schema_metadata()  # read_table makes columns of folders named a=b
+    table = pq.ParquetFile(path).read().replace_schema_metadata()  # read_table makes columns of folders named a=b
+    table.validate(full=True)  # text that isn't UTF-8 is met here, not by whoever reads a cell
+    return table
 
 
 def _settle(column: pa.ChunkedArray, *, name: str) -> pa.ChunkedArray:

@@ -19,9 +19,11 @@ from isal import isal_zlib
 from shards import audio, format
 from shards.errors import DataError, UsageError
 from shards.findings import Finding, Report
-from shards.index import PLACE, Pack, Shard, open_pack, read_pack, splits_of
+from shards.index import Pack, open_pack, read_pack, splits_of
+from shards.index_file import PLACE, Shard
 from shards.progress import Meter, meter
 from shards.remote import PathLike
+from shards.samples import split_name
 from shards.walk import Tar, members
 
 
@@ -64,17 +66,19 @@ def verify(data: PathLike, *, split: str | None = None) -> Iterator[Report]:
 def verify_split(data: PathLike, *, split: str) -> Report:
     """Read every byte of one split (see verify)."""
     started, pack = time.monotonic(), read_pack(data, split=split)
-    findings, damaged, first = [], [], 0
+    findings, damaged, past = [], [], 0
     with meter(f"verifying {split}", total=pack.rows, unit="samples") as progress:
-        for shard in pack.shards:
-            found, same = _check_shard(pack, shard, first=first, progress=progress)
+        for number, shard in enumerate(pack.shards):
+            found, same = _check_shard(pack, number, progress=progress)
             findings += found
             damaged += [] if same else [shard.name]
-            first += shard.rows
-            progress.advance(first - progress.done)  # rows that couldn't be read
-    if not findings:  # what passes here can be opened: the index's own checks
+            past += shard.rows
+            progress.advance(past - progress.done)  # rows that couldn't be read
+    if not findings:  # what passes here can be opened and read: the index's own checks
         try:
-            open_pack(data, split=split)
+            checked = open_pack(data, split=split)
+            for number in range(len(checked.shards)):
+                checked.part(number)
         except DataError as error:
             what, _, way = str(error).rpartition(": ")
             findings.append(Finding(format.INDEX_NAME, None, None, what, way))
@@ -92,13 +96,14 @@ def verify_split(data: PathLike, *, split: str) -> Report:
     )
 
 
-def _check_shard(pack: Pack, shard: Shard, *, first: int, progress: Meter) -> tuple[list[Finding], bool]:
+def _check_shard(pack: Pack, number: int, *, progress: Meter) -> tuple[list[Finding], bool]:
     """Read one shard; return what is wrong with it, and whether its bytes are the index's."""
+    shard = pack.shards[number]
     file, way = pack.folder / shard.name, _way_out(pack)
     size = file.size()
     if size is None:
         return [Finding(shard.name, None, None, f"is missing, with {shard.rows} samples", way)], False
-    seen = _Seen(rows=_rows(pack, shard, first=first))
+    seen = _Seen(rows=_rows(pack, number))
     try:
         with file.open() as opened:
             tar = Tar(opened, size=size)
@@ -112,13 +117,14 @@ def _check_shard(pack: Pack, shard: Shard, *, first: int, progress: Meter) -> tu
 
 def _way_out(pack: Pack) -> str:
     if "source" in pack.options:
-        return f"rewrite it with `python -m shards verify {pack.folder.parent} --split {pack.split} --repair SRC`"
+        return f"rewrite it with `python -m shards verify {pack.home.parent} --split {pack.split} --repair SRC`"
     return "bring the tar again from where it came"
 
 
-def _rows(pack: Pack, shard: Shard, *, first: int) -> dict[int, _Row]:
-    part = pack.table.slice(first, shard.rows)
-    labels: list[bytes | None] = [None] * shard.rows
+def _rows(pack: Pack, number: int) -> dict[int, _Row]:
+    """Read a shard's rows as the index says, out of the shard or not: each is held against the tar."""
+    part = pack.parts.file.group(number)
+    labels: list[bytes | None] = [None] * part.num_rows
     if "source" in pack.options:  # then a json member's bytes follow from the row; tars of others may hold anything
         notes = part.select(part.column_names[len(PLACE) :]).to_pylist()
         labels = [json.dumps(note, separators=(",", ":")).encode() for note in notes]
@@ -135,14 +141,14 @@ def _read_members(tar: Tar, pack: Pack, shard: Shard, *, seen: _Seen, progress: 
     left = dict(seen.rows)
     for name, offset, size in members(tar, offsets):
         row = left.pop(offset, None)
-        stem, _, extension = (name or "").removeprefix("./").partition(".")
+        stem, extension = split_name(name or "")
         if name is None:
             owner = row or _neighbour(seen.rows, offsets, offset, following=pack.codec > "json")
             what = "has a damaged tar header, where stock readers stop without a word"
             seen.headers.append(Finding(shard.name, owner and owner.key, offset - format.BLOCK, what, way))
         if row is not None:
             progress.advance()
-            if name is not None and (stem, extension.lower(), size) != (row.key, pack.codec, row.size):
+            if name is not None and (stem, extension, size) != (row.key, pack.codec, row.size):
                 what = f"the tar has {name!r} of {size:,} bytes there, not {row.key}.{pack.codec} of {row.size:,}"
                 seen.places.append(Finding(shard.name, row.key, offset, what, way))
                 continue
@@ -150,7 +156,7 @@ def _read_members(tar: Tar, pack: Pack, shard: Shard, *, seen: _Seen, progress: 
             what = _content_fault(contents, row, pack) if len(contents) == row.size else None
             if what is not None:
                 seen.contents.append(Finding(shard.name, row.key, offset, what, way))
-        elif extension.lower() == pack.codec:
+        elif extension == pack.codec:
             seen.strangers += 1
         elif extension == "json" and labels.get(stem) is not None:
             wanted = labels[stem] or b""

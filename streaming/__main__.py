@@ -49,7 +49,7 @@ def plan(
     for step in range(steps):
         at, slots = cursor + step * batch_size, World(rank=rank, world_size=world_size).share(batch_size)
         rows, epochs = order.slots(at, batch_size=batch_size, slots=slots)
-        keys, reader = pack.keys.take(rows).to_pylist(), step % readers if readers else None
+        keys, reader = pack.take(rows.tolist())[0], step % readers if readers else None
         if json:
             print_json({"step": step, "cursor": at, "reader": reader, "keys": keys, "epochs": epochs.tolist()})
         else:

@@ -22,19 +22,20 @@ def whole_notes(pack: Pack, *, label: str, classes: Sequence[str], batch_size: i
     `cursor` of a batch is its first row in the index.
     """
     store, labels, share = Store(pack), pack.label_ids(label, classes), world.share(pack.rows)
-    lengths = pack.places["length"]
     try:
         for first in range(share.start, share.stop, batch_size):
             rows = range(first, min(first + batch_size, share.stop))
-            waveform = np.zeros((len(rows), int(lengths[first : rows.stop].max())), np.float32)
-            for i, row in enumerate(rows):
-                read_note(store, row, out=waveform[i, : lengths[row]])
+            keys, places = pack.take(rows)
+            lengths = places["length"].astype(np.int64)
+            waveform = np.zeros((len(rows), int(lengths.max())), np.float32)
+            for row, length, out in zip(rows, lengths.tolist(), waveform, strict=True):
+                read_note(store, row, out=out[:length])
             yield Batch(
                 waveform=torch.from_numpy(waveform),
                 label=torch.from_numpy(labels[first : rows.stop]),
-                length=torch.from_numpy(lengths[first : rows.stop].astype(np.int64)),
+                length=torch.from_numpy(lengths),
                 weight=torch.ones(len(rows)),
-                key=tuple(pack.keys[first : rows.stop].to_pylist()),
+                key=tuple(keys),
                 cursor=first,
             )
     finally:

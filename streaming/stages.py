@@ -34,6 +34,7 @@ class Rows:
     rows: list[int]
     epochs: list[int]
     keys: list[str] = dataclasses.field(default_factory=list)
+    lengths: list[int] = dataclasses.field(default_factory=list)
     views: list[View] = dataclasses.field(default_factory=list)
     waveform: NDArray[np.float32] | None = None
 
@@ -46,14 +47,15 @@ def plan_rows(plan: Plan, *, cursor: int, batch_size: int, slots: range) -> Rows
 
 def draw_views(source: Source, batch: Rows) -> None:
     """Draw where each row's crop starts, its pitch and its speed, before anything is read."""
-    pack = source.store.pack
-    batch.keys = pack.keys.take(batch.rows).to_pylist()
-    for row, epoch, key in zip(batch.rows, batch.epochs, batch.keys, strict=True):
+    batch.keys, places = source.store.pack.take(batch.rows)
+    batch.lengths, sounding = places["length"].tolist(), places["sounding_length"].tolist()
+    notes = zip(batch.epochs, batch.keys, batch.lengths, sounding, strict=True)
+    for epoch, key, note_length, sounding_length in notes:
         view = draw_view(
             source.augment,
             length=source.length,
-            note_length=int(pack.places["length"][row]),
-            sounding_length=int(pack.places["sounding_length"][row]),
+            note_length=note_length,
+            sounding_length=sounding_length,
             key=(source.seed, epoch, FIRST_PACK, key, FIRST_REPEAT),
         )
         batch.views.append(view)
@@ -83,10 +85,7 @@ def render_row(source: Source, row: int, view: View, *, out: NDArray[np.float32]
 
 def collate(source: Source, batch: Rows) -> Batch:
     """Lay the rows into tensors; a rank's share may be empty."""
-    lengths = source.store.pack.places["length"]
-    valid = [
-        valid_length(view, note_length=int(lengths[row])) for row, view in zip(batch.rows, batch.views, strict=True)
-    ]
+    valid = [valid_length(view, note_length=length) for length, view in zip(batch.lengths, batch.views, strict=True)]
     return Batch(
         waveform=torch.from_numpy(batch.waveform),
         label=torch.from_numpy(source.labels[batch.rows]),

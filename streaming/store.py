@@ -11,6 +11,7 @@ from isal import isal_zlib
 
 from shards.errors import DataError
 from shards.index import Pack
+from shards.remote import Location
 
 MAX_OPEN = 64
 
@@ -20,7 +21,7 @@ class Store:
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
-        self._open: OrderedDict[int, int | pa.NativeFile] = OrderedDict()  # least recently used first
+        self._open: OrderedDict[int, tuple[Location, int | pa.NativeFile]] = OrderedDict()  # least recently used first
 
     def __getstate__(self) -> dict[str, object]:
         return {"pack": self.pack, "_open": OrderedDict()}
@@ -31,23 +32,25 @@ class Store:
         Raises:
             DataError: the shard is gone or cut short, or the bytes don't match the index's crc32.
         """
-        places = self.pack.places
-        offset, size = int(places["offset"][row]), int(places["size"][row])
-        data = self._read(self._shard(int(self.pack.shard_numbers[row])), size=size, offset=offset, row=row)
-        if isal_zlib.crc32(data) != places["crc32"][row]:
+        number, part, at = self.pack.find(row)
+        offset, size, crc32, *_ = part.places.item(at)
+        data = self._read(self._shard(number)[1], size=size, offset=offset, row=row)
+        if isal_zlib.crc32(data) != crc32:
             what = "is cut short" if len(data) < size else "doesn't match its crc32"
             raise DataError(f"{self.name(row)} {what}: the shard is damaged, fetch or pack it anew")
         return data
 
     def name(self, row: int) -> str:
         """Say where a row is: shard, key, offset."""
-        shard = self.pack.shards[self.pack.shard_numbers[row]]
-        return f"{self.pack.folder / shard.name}, {self.pack.keys[row]}, offset {self.pack.places['offset'][row]}"
+        number, part, at = self.pack.find(row)
+        # every row read is named, in case that it can't be decoded: an open shard's place needn't be put together again
+        place = self._open[number][0] if number in self._open else self._place(number)
+        return f"{place}, {part.keys[at]}, offset {part.places['offset'][at]}"
 
     def close(self) -> None:
         """Close all descriptors."""
         while self._open:
-            _close(self._open.popitem()[1])
+            _close(self._open.popitem()[1][1])
 
     def _read(self, shard: int | pa.NativeFile, *, size: int, offset: int, row: int) -> bytes:
         try:
@@ -56,19 +59,22 @@ class Store:
             told = " ".join(str(error).split())
             raise DataError(f"{self.name(row)} can't be read ({told}): check disk or network, and --resume") from error
 
-    def _shard(self, number: int) -> int | pa.NativeFile:
+    def _place(self, number: int) -> Location:
+        return self.pack.folder / self.pack.shards[number].name
+
+    def _shard(self, number: int) -> tuple[Location, int | pa.NativeFile]:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        place = self.pack.folder / self.pack.shards[number].name
+        place = self._place(number)
         try:
             found = place.open() if place.is_url else os.open(place.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError as error:
             raise DataError(f"shard {place} is gone: fetch or pack it anew") from error
-        self._open[number] = found
+        self._open[number] = place, found
         if len(self._open) > MAX_OPEN:
-            _close(self._open.popitem(last=False)[1])
-        return found
+            _close(self._open.popitem(last=False)[1][1])
+        return place, found
 
 
 def _close(shard: int | pa.NativeFile) -> None:

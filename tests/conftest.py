@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 
 from shards import audio
-from shards.nsynth import FAMILIES, QUALITIES, SAMPLE_RATE, SOURCES
+from shards.fields import FAMILIES, QUALITIES, SAMPLE_RATE, SOURCES
 from shards.pack import pack
 
 
@@ -73,6 +74,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small disk needs root and a mount")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """A real S3 server (moto's) with an empty bucket; PATH in its URL is where a path goes, before the query."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as env:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            env.setenv(name, "test")
+        url = f"s3://bucket/PATH?endpoint_override=http://{host}:{port}&region=us-east-1&allow_bucket_creation=true"
+        filesystem, _ = pafs.FileSystem.from_uri(url.replace("/PATH", ""))
+        filesystem.create_dir("bucket")
+        yield url
+    server.stop()
 
 
 @pytest.fixture(scope="session")

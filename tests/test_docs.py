@@ -75,14 +75,15 @@ def run_block(text: str, *, holding: str) -> dict[str, Any]:
 def test_the_reader_of_the_format_page_reads_a_pack(data: Path, split: str):
     names, pack = run_block(read("docs/format.md"), holding="def read_split"), open_pack(data, split=split)
     found = list(names["read_split"](data / split))
-    assert [key for key, _, _ in found] == pack.keys.to_pylist()
-    for row, (key, labels, file) in enumerate(found):
+    assert [key for key, _, _ in found] == pack.read("key")["key"].to_pylist()
+    lengths = pack.read("length", "sounding_length").to_pylist()
+    for row, (key, labels, file) in zip(lengths, found, strict=True):
         header = audio.read_header(file, name=key)
         samples = audio.decode_pcm16(file, header=header)
         assert labels["note_str"] == key
-        assert len(samples) == pack.places["length"][row]
+        assert len(samples) == row["length"]
         loud = np.flatnonzero(1000 * np.abs(samples.astype(int)) > np.abs(samples.astype(int)).max())
-        assert (loud[-1] + 1 if len(loud) else 0) == pack.places["sounding_length"][row]
+        assert (loud[-1] + 1 if len(loud) else 0) == row["sounding_length"]
 
 
 def test_the_reader_of_the_format_page_is_short():
@@ -92,7 +93,7 @@ def test_the_reader_of_the_format_page_is_short():
 
 def test_the_format_page_lists_every_column_and_the_fingerprint(data: Path):
     text, pack = read("docs/format.md"), open_pack(data, split="train")
-    for column in pack.table.column_names:
+    for column in pack.schema.names:
         assert re.search(rf"\b{column}\b", text), column
     told = "[" + ", ".join(f'["{one.name}", {one.rows}, "{one.hash}"]' for one in pack.shards) + "]"
     assert xxhash.xxh3_128_hexdigest(told.encode()) == pack.fingerprint

@@ -12,9 +12,10 @@ import torch
 from aiohttp import web
 from moto.server import ThreadedMotoServer
 
+from shards import remote
 from shards.errors import DataError, UsageError
 from shards.index import open_pack
-from shards.remote import Location
+from shards.remote import BLOCK_BYTES, Location, locate
 from streaming.loader import Loader
 from trainers import checkpoint, sync
 from trainers.config import TrainConfig
@@ -68,6 +69,69 @@ def test_what_is_not_there_is_named(bucket: str, data: Path):
         open_pack("nope://x/y", split="train")
     with pytest.raises(DataError, match=r"can't be read .*: check the address, the credentials and the network"):
         Location(f"file://{data}/nothing.tar").open()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file url", "bucket"])
+def test_what_is_written_is_read_back_and_removed_wherever_it_lies(bucket: str, tmp_path: Path, kind: str):
+    places = {"folder": str(tmp_path / "new"), "file url": f"file://{tmp_path}/new", "bucket": at(bucket, "new")}
+    root = locate(places[kind])
+    (tmp_path / "big").write_bytes(bytes(range(256)) * 9000)
+    (root / "deep/er/small.gz").write_bytes(b"one")
+    (root / "deep/er/small.gz").write_bytes(b"two")  # replaces; .gz isn't compressed once more
+    (root / "deep/big").upload(tmp_path / "big")
+    (root / "deep/big").upload(tmp_path / "big")
+    assert root.children() == ["deep"]
+    assert (root / "deep").children() == ["big", "er"]
+    assert (root / "deep/er/small.gz").read_bytes() == b"two"
+    assert (root / "deep/big").read_bytes() == (tmp_path / "big").read_bytes()
+    for _ in range(2):  # what isn't there is removed already
+        (root / "deep/big").remove()
+        assert (root / "deep").children() == ["er"]
+    for _ in range(2):
+        (root / "deep").remove_tree()
+        assert root.children() == []
+
+
+def test_a_write_that_fails_on_a_disk_leaves_what_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place = locate(tmp_path / "new/file")
+    place.write_bytes(b"kept")
+    (tmp_path / "big").write_bytes(bytes(3 * BLOCK_BYTES))
+
+    def lost(*args):
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(Path, "replace", lost)
+    for write in (lambda: place.upload(tmp_path / "big"), lambda: place.write_bytes(b"other")):
+        with pytest.raises(OSError, match="disk on fire"):
+            write()
+        assert place.parent.children() == ["file"]
+        assert place.read_bytes() == b"kept"
+
+
+def test_an_upload_that_breaks_halfway_leaves_no_part_of_a_file(bucket: str):
+    def blocks() -> Iterator[bytes]:
+        yield bytes(BLOCK_BYTES)
+        raise OSError("disk on fire")
+
+    place = locate(at(bucket, "half/file"))
+    with pytest.raises(DataError, match=r"s3://.*half/file.* can't be written \(disk on fire\): check the address"):
+        place._put(blocks())
+    assert place.size() is None
+
+
+def test_uploads_hold_a_block_at_a_time(bucket: str, tmp_path: Path, monkeypatch):
+    (tmp_path / "big").write_bytes(bytes(5 * BLOCK_BYTES + 1))
+    sizes = []
+    monkeypatch.setattr(remote, "_stream", lambda filesystem, path, blocks: sizes.extend(map(len, blocks)))
+    locate(at(bucket, "big")).upload(tmp_path / "big")
+    assert sizes == [BLOCK_BYTES] * 5 + [1]
+
+
+def test_a_web_page_is_not_written():
+    page = locate("http://127.0.0.1:9/pack")
+    for work in (lambda: page.write_bytes(b""), page.remove, page.remove_tree):
+        with pytest.raises(UsageError, match=r"http://.*/pack can't be written: give a folder, or a store such as s3"):
+            work()
 
 
 @pytest.fixture(scope="module")
@@ -158,21 +222,21 @@ def test_an_upload_cut_short_leaves_a_whole_checkpoint(bucket: str, tmp_path: Pa
 
     save(1)
     assert newest() == 1
-    upload = sync._upload
+    stream = remote._stream
     for allowed in range(4):
         count = 0
 
-        def fails(filesystem, file, target, allowed=allowed) -> None:
+        def fails(filesystem, path, blocks, allowed=allowed) -> None:
             nonlocal count
             count += 1
             if count > allowed:
                 raise OSError("connection lost")
-            upload(filesystem, file, target)
+            stream(filesystem, path, blocks)
 
-        monkeypatch.setattr(sync, "_upload", fails)
+        monkeypatch.setattr(remote, "_stream", fails)
         with pytest.raises(DataError, match=r"can't be written \(connection lost\)"):
             save(2)
         assert newest() == 1
-    monkeypatch.setattr(sync, "_upload", upload)
+    monkeypatch.setattr(remote, "_stream", stream)
     save(3)
     assert newest() == 3

@@ -45,17 +45,15 @@ def make_predictions(
     pack: Pack, *, label: str, classes: Sequence[str], probabilities: np.ndarray, loss: np.ndarray
 ) -> Predictions:
     """Join answers in index order, (rows, classes) and (rows,), with what the pack knows of its rows."""
-    table, keys = pack.table, tuple(pack.keys.to_pylist())
-    columns = set(table.column_names)
-    group = tuple(table["instrument_str"].to_pylist()) if "instrument_str" in columns else keys
-    source = tuple(table["instrument_source_str"].to_pylist()) if "instrument_source_str" in columns else ()
+    there = [name for name in ("key", "instrument_str", "instrument_source_str") if name in pack.schema.names]
+    columns = {name: tuple(values) for name, values in pack.read(*there).to_pydict().items()}
     return Predictions(
         split=pack.split,
         classes=tuple(classes),
-        keys=keys,
+        keys=columns["key"],
         target=pack.label_ids(label, classes),
         probabilities=probabilities,
         loss=loss,
-        group=group,
-        source=source,
+        group=columns.get("instrument_str", columns["key"]),
+        source=columns.get("instrument_source_str", ()),
     )

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from shards.errors import DataError
-from shards.remote import Location
+from shards.remote import Location, reaching
 from trainers.checkpoint import MANIFEST
 
 
@@ -23,44 +22,33 @@ def staging(url: str) -> Path:
 
 def pull(url: str, folder: Path) -> None:
     """Bring all files of a URL into a local folder; checkpoints there are replaced, not mixed."""
-    filesystem, path = Location(url).resolve()
-    try:
+    with reaching(Location(url)):
+        filesystem, path = Location(url).resolve()
         if filesystem.get_file_info(path).type != pafs.FileType.Directory:
             return
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         pafs.copy_files(path, str(folder), source_filesystem=filesystem)
-    except OSError as error:
-        raise _failed(url, error, "read") from error
 
 
 def push(url: str, folder: Path, names: tuple[str, ...]) -> None:
     """Upload files and folders of a local folder, by their names in it; what isn't there is left out."""
-    filesystem, path = Location(url).resolve()
-    try:
-        for name in names:
-            local = folder / name
-            files = [local] if local.is_file() else sorted(part for part in local.rglob("*") if part.is_file())
-            files.sort(key=lambda file: file.name == MANIFEST)
-            for file in files:
-                _upload(filesystem, file, f"{path}/{file.relative_to(folder)}")
-    except OSError as error:
-        raise _failed(url, error, "written") from error
+    for name in names:
+        local = folder / name
+        files = [local] if local.is_file() else sorted(part for part in local.rglob("*") if part.is_file())
+        for file in sorted(files, key=lambda file: file.name == MANIFEST):
+            (Location(url) / file.relative_to(folder).as_posix()).upload(file)
 
 
 def push_checkpoint(url: str, checkpoint: Path) -> None:
     """Upload a checkpoint (FOLDER/checkpoints/NAME) so that it or the one before stays whole at any moment."""
-    filesystem, path = Location(url).resolve()
-    place, fresh = f"{path}/checkpoints/{checkpoint.name}", f"{path}/checkpoints/.{checkpoint.name}.new"
+    checkpoints = Location(url) / "checkpoints"
+    place, fresh = checkpoints / checkpoint.name, checkpoints / f".{checkpoint.name}.new"
     files = sorted((file.name for file in checkpoint.iterdir()), key=lambda name: name == MANIFEST)
-    try:
-        for name in files:
-            _upload(filesystem, checkpoint / name, f"{fresh}/{name}")
-        for name in files:
-            filesystem.create_dir(place)
-            filesystem.copy_file(f"{fresh}/{name}", f"{place}/{name}")
-        filesystem.delete_dir(fresh)
-    except OSError as error:
-        raise _failed(url, error, "written") from error
+    for name in files:
+        (fresh / name).upload(checkpoint / name)
+    for name in files:
+        (fresh / name).copy_to(place / name)
+    fresh.remove_tree()
 
 
 def exists(url: str, name: str) -> bool:
@@ -70,17 +58,4 @@ def exists(url: str, name: str) -> bool:
 
 def remove(url: str, name: str) -> None:
     """Delete a file, if it's there."""
-    if exists(url, name):
-        filesystem, path = (Location(url) / name).resolve()
-        filesystem.delete_file(path)
-
-
-def _upload(filesystem: pafs.FileSystem, file: Path, target: str) -> None:
-    filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-    with filesystem.open_output_stream(target) as out:
-        out.write(file.read_bytes())
-
-
-def _failed(url: str, error: OSError, what: str) -> DataError:
-    told = " ".join(str(error).split())
-    return DataError(f"run {url} can't be {what} ({told}): check the address, the credentials and the network")
+    (Location(url) / name).remove()

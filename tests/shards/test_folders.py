@@ -16,10 +16,11 @@ import pytest
 import soundfile
 
 from shards import audio
-from shards import pack as packing
 from shards.errors import DataError, NotestreamError, UsageError
 from shards.folders import list_audio, open_audio
-from shards.index import PLACE, Pack, open_pack
+from shards.index import Pack
+from shards.index_file import PLACE
+from shards.pack import pack
 from shards.tables import read_names, read_table
 
 RATE = 16_000
@@ -38,19 +39,11 @@ def write(path: Path, points: np.ndarray | None = None, *, rate: int = RATE, **k
 
 
 def pack_source(src: Path, out: Path, **options: Any) -> Pack:
-    """What shards.pack.pack does with a source of its own."""
-    source = open_audio(src, **options)
-    job = packing.Job(source=source, folder=out / "train", split="train", codec="wav", rows_per_shard=4, seed=0)
-    told = {"source": source.identity}
-    packing._claim(job.folder, options=told)
-    packing._write_shards(job, jobs=1)
-    packing._finish(job, options=told)
-    shutil.rmtree(job.folder / packing.WORK)
-    return open_pack(out, split="train")
+    return pack(src, out, split="train", layout="folders", rows_per_shard=4, **options)
 
 
 def stored(pack: Pack) -> dict[str, bytes]:
-    rows = pack.table.to_pylist()
+    rows = pack.read().to_pylist()
     return {
         row["key"]: (pack.folder.path / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
         for row in rows
@@ -58,11 +51,11 @@ def stored(pack: Pack) -> dict[str, bytes]:
 
 
 def labels(pack: Pack) -> dict[str, dict[str, Any]]:
-    return {row["key"]: {k: v for k, v in row.items() if k not in PLACE.names} for row in pack.table.to_pylist()}
+    return {row["key"]: {k: v for k, v in row.items() if k not in PLACE.names} for row in pack.read().to_pylist()}
 
 
 def types(pack: Pack) -> dict[str, str]:
-    return {field.name: str(field.type) for field in pack.table.schema if field.name not in PLACE.names}
+    return {field.name: str(field.type) for field in pack.schema if field.name not in PLACE.names}
 
 
 def only(src: Path, **options: Any) -> tuple[audio.Header, np.ndarray]:

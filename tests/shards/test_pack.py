@@ -1,7 +1,6 @@
 """Packing: round trip, byte-identical rewrite, whatever is interrupted goes on, errors speak."""
 
 import gc
-import io
 import json
 import shutil
 import tarfile
@@ -12,11 +11,9 @@ import pytest
 import webdataset
 from isal import isal_zlib
 
-from shards import audio, format
-from shards import pack as packing
-from shards.errors import DataError, NotestreamError, UsageError
+from shards import audio, format, nsynth, shard
+from shards.errors import DataError, UsageError
 from shards.index import open_pack
-from shards.indexing import index_folder
 from shards.pack import pack
 from tests.conftest import write_notes
 
@@ -41,9 +38,9 @@ def test_round_trip_by_the_index_and_by_stock_webdataset(notes: Path, data: Path
     examples = json.loads((notes / "nsynth-train/examples.json").read_text())
     found = open_pack(data, split="train")
     assert found.rows == len(examples)
-    rows = found.table.to_pylist()
-    for row, (offset, size) in zip(rows, zip(found.places["offset"], found.places["size"], strict=True), strict=True):
-        stored = (found.folder / row["shard"]).read_bytes()[offset : offset + size]
+    rows = found.read().to_pylist()
+    for row in rows:
+        stored = (found.folder / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
         assert stored == (notes / "nsynth-train/audio" / f"{row['key']}.wav").read_bytes()
         assert isal_zlib.crc32(stored) == row["crc32"]
         assert {name: row[name] for name in examples[row["key"]]} == examples[row["key"]]
@@ -55,7 +52,7 @@ def test_round_trip_by_the_index_and_by_stock_webdataset(notes: Path, data: Path
 
 
 def test_sounding_length_tells_where_a_note_falls_silent(data: Path):
-    found = open_pack(data, split="train").table.to_pylist()
+    found = open_pack(data, split="train").read().to_pylist()
     for row in found:
         half = int(row["note"]) % 4 == 3
         assert (abs(row["sounding_length"] - 8_000) < 50) if half else (row["sounding_length"] > 15_900)
@@ -69,7 +66,8 @@ def test_archive_and_folder_give_the_same_shards(notes: Path, data: Path, tmp_pa
     pack(archive, tmp_path / "out", split="valid", rows_per_shard=10)
     ours, theirs = open_pack(tmp_path / "out", split="valid"), open_pack(data, split="valid")
     assert ours.fingerprint == theirs.fingerprint
-    assert sorted(contents(tmp_path / "out/valid")) == ["index.parquet", "valid-000000.tar", "valid-000001.tar"]
+    made = ["README.md", "index.parquet", "valid-000000.tar", "valid-000001.tar"]
+    assert sorted(contents(tmp_path / "out/valid")) == made
 
 
 def test_bytes_do_not_depend_on_jobs_or_on_interruptions(notes: Path, data: Path, tmp_path: Path, monkeypatch):
@@ -77,7 +75,7 @@ def test_bytes_do_not_depend_on_jobs_or_on_interruptions(notes: Path, data: Path
     pack(notes, tmp_path / "two", split="train", rows_per_shard=10, jobs=2)
     assert contents(tmp_path / "two/train") == whole
 
-    read, count = packing.index_row, 0
+    read, count = shard.prepare, 0
 
     def interrupted(*args, **kwargs):
         nonlocal count
@@ -86,7 +84,7 @@ def test_bytes_do_not_depend_on_jobs_or_on_interruptions(notes: Path, data: Path
             raise KeyboardInterrupt
         return read(*args, **kwargs)
 
-    monkeypatch.setattr(packing, "index_row", interrupted)
+    monkeypatch.setattr(shard, "prepare", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             pack(notes, tmp_path / "three", split="train", rows_per_shard=10)
@@ -110,6 +108,19 @@ def test_a_second_run_writes_nothing_and_other_options_are_refused(notes: Path, 
         pack(notes, tmp_path, split="valid", seed=1)
 
 
+def test_a_finished_pack_is_known_without_reading_the_notes(notes: Path, tmp_path: Path, monkeypatch):
+    pack(notes, tmp_path, split="valid")
+    monkeypatch.setattr(nsynth, "read_examples", None)
+    assert pack(notes, tmp_path, split="valid").rows == 17
+
+
+@pytest.mark.parametrize("options", [{"order": "source"}, {"where": ["velocity=100"]}, {"rename_keys": True}], ids=str)
+def test_what_changes_the_tars_is_part_of_what_a_pack_is(notes: Path, tmp_path: Path, options):
+    pack(notes, tmp_path, split="valid")
+    with pytest.raises(UsageError, match=rf"already holds a pack with {next(iter(options))} .*, not .*: pack into"):
+        pack(notes, tmp_path, split="valid", **options)
+
+
 def test_tars_of_others_are_left_alone(notes: Path, tmp_path: Path):
     (tmp_path / "valid").mkdir()
     theirs = tmp_path / "valid/valid-000000.tar"
@@ -127,19 +138,20 @@ def test_keys_that_are_not_ascii_are_read_where_the_index_says(tmp_path: Path):
     for path in (root / "audio").glob("bass_*"):
         path.rename(path.with_name(path.name.replace("bass", "baß")))
     found = pack(tmp_path, tmp_path / "out", split="train")
-    for row in found.table.to_pylist():
+    for row in found.read().to_pylist():
         stored = (found.folder / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
         assert isal_zlib.crc32(stored) == row["crc32"]
     urls = [str(found.folder / found.shards[0].name)]
-    assert {one["__key__"] for one in webdataset.WebDataset(urls, shardshuffle=False)} == set(found.keys.to_pylist())
+    read = {one["__key__"] for one in webdataset.WebDataset(urls, shardshuffle=False)}
+    assert read == set(found.read("key")["key"].to_pylist())
     gc.collect()
 
 
 def test_limit_is_a_fair_draw_and_flac_decodes_to_the_same(notes: Path, tmp_path: Path):
     small = pack(notes, tmp_path / "a", split="train", limit=20, codec="flac")
     assert small.rows == 20
-    assert len(set(small.table["instrument_family_str"].to_pylist())) == 3
-    for row in small.table.to_pylist():
+    assert len(set(small.read("instrument_family_str")["instrument_family_str"].to_pylist())) == 3
+    for row in small.read().to_pylist():
         stored = (small.folder / row["shard"]).read_bytes()[row["offset"] : row["offset"] + row["size"]]
         original = (notes / "nsynth-train/audio" / f"{row['key']}.wav").read_bytes()
         packed, first = audio.read_header(stored, name="x"), audio.read_header(original, name="y")
@@ -150,25 +162,6 @@ def test_limit_is_a_fair_draw_and_flac_decodes_to_the_same(notes: Path, tmp_path
             audio.decode(stored, header=packed, start=7, stop=99),
             audio.decode(original, header=first, start=7, stop=99),
         )
-
-
-def test_any_webdataset_shards_can_be_indexed(notes: Path, data: Path, tmp_path: Path):
-    theirs = open_pack(data, split="train")
-    shutil.copytree(data / "train", tmp_path / "train", ignore=shutil.ignore_patterns("index.parquet"))
-    ours = index_folder(tmp_path / "train")
-    assert ours.fingerprint == theirs.fingerprint
-    assert ours.classes["instrument_family_str"] == theirs.classes["instrument_family_str"]
-    for name in ("offset", "size", "crc32", "length", "sounding_length"):
-        np.testing.assert_array_equal(ours.places[name], theirs.places[name])
-
-    (tmp_path / "cls").mkdir()
-    wav = audio.encode(np.ones(100, np.int16), sample_rate=8000, codec="wav")
-    with tarfile.open(tmp_path / "cls/some.tar", "w") as tar:
-        for name, content in (("a.cls", b"dog"), ("a.wav", wav), ("b.cls", b"cat"), ("b.wav", wav)):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    assert index_folder(tmp_path / "cls").classes == {"cls": ("cat", "dog")}
 
 
 def break_rate(root: Path) -> None:
@@ -192,6 +185,7 @@ def break_key(root: Path) -> None:
     text = (root / "examples.json").read_text()
     key = next(iter(json.loads(text)))
     (root / "examples.json").write_text(text.replace(key, key.replace("_", ".")))
+    (root / "audio" / f"{key}.wav").rename(root / "audio" / f"{key.replace('_', '.')}.wav")
 
 
 def break_json(root: Path) -> None:
@@ -238,10 +232,12 @@ def test_a_truncated_archive_is_named_and_leaves_nothing(notes: Path, tmp_path: 
 
 
 def test_missing_and_empty_sources_are_named(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"source .*nowhere does not exist: give an NSynth folder"):
+    with pytest.raises(UsageError, match=r"source .*nowhere does not exist: give an NSynth folder or archive"):
         pack(tmp_path / "nowhere", tmp_path / "out", split="train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"source .*empty holds no examples\.json and no nsynth-train"):
+        pack(tmp_path / "empty", tmp_path / "out", split="train", layout="nsynth")
+    with pytest.raises(UsageError, match=r"source .*empty holds no audio files"):
         pack(tmp_path / "empty", tmp_path / "out", split="train")
     with pytest.raises(UsageError, match=r"split must be letters, digits, - and _, got '\.\./x'"):
         pack(tmp_path, tmp_path / "out", split="../x")
@@ -258,49 +254,12 @@ def test_a_full_disk_keeps_whole_shards_and_nothing_half_written(notes: Path, da
     assert all(path.read_bytes() == whole[path.name] for path in left)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 99}, r"index of version 99, this program reads 1: pack or index again"),
-        ({"sample_rate": 10**9}, r"says sample_rate 1000000000"),
-        ({"shards": [{"name": "../../etc/passwd", "rows": 17, "bytes": 1, "hash": ""}]}, r"not a plain file name"),
-        ({"shards": [{"name": "valid-000000.tar", "rows": 3, "bytes": 1, "hash": ""}]}, r"has 17 rows, its shards 3"),
-        ({"shards": [{"name": "valid-000000.tar", "rows": 17, "bytes": 1, "hash": ""}]}, r"not the 1 bytes"),
-    ],
-)
-def test_a_foreign_index_is_checked(data: Path, tmp_path: Path, change, message: str):
-    import pyarrow.parquet as pq
-
-    shutil.copytree(data / "valid", tmp_path / "valid")
-    path = tmp_path / "valid/index.parquet"
-    table = pq.read_table(path)
-    about = json.loads(table.schema.metadata[b"notestream"]) | change
-    pq.write_table(table.replace_schema_metadata({b"notestream": json.dumps(about)}), path)
-    with pytest.raises(NotestreamError, match=message):
-        open_pack(tmp_path, split="valid")
-
-
-def test_rows_outside_their_shard_are_refused(data: Path, tmp_path: Path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    shutil.copytree(data / "valid", tmp_path / "valid")
-    path = tmp_path / "valid/index.parquet"
-    table = pq.read_table(path)
-    offsets = table["offset"].to_pylist()
-    offsets[3] = 10**12
-    at = table.schema.get_field_index("offset")
-    pq.write_table(table.set_column(at, table.schema.field(at), pa.array(offsets, pa.int64())), path)
-    with pytest.raises(DataError, match="outside its shard: pack or index again"):
-        open_pack(tmp_path, split="valid")
-
-
 def test_classes_come_from_train_and_unknown_ones_are_refused(data: Path):
     train, valid = open_pack(data, split="train"), open_pack(data, split="valid")
     classes = train.classes["instrument_family_str"]
     assert classes == ("bass", "brass", "flute")
     ids = valid.label_ids("instrument_family_str", classes)
-    assert [classes[i] for i in ids] == valid.table["instrument_family_str"].to_pylist()
+    assert [classes[i] for i in ids] == valid.read("instrument_family_str")["instrument_family_str"].to_pylist()
     with pytest.raises(DataError, match=r"have a instrument_family_str that train doesn't know \('flute'\)"):
         valid.label_ids("instrument_family_str", classes[:2])
     with pytest.raises(UsageError, match=r"label 'nothing' is not a text column .*: take one of instrument_str"):

@@ -13,7 +13,7 @@ import pytest
 from shards import audio, programs, soundfont
 from shards import render as rendering
 from shards.errors import DataError, UsageError
-from shards.nsynth import FAMILIES, QUALITIES, SOURCES, VELOCITIES
+from shards.fields import FAMILIES, QUALITIES, SOURCES, VELOCITIES
 from shards.programs import SPLITS
 from shards.render import font_path, render
 

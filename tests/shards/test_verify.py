@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import tyro
 import webdataset
 
@@ -21,8 +22,9 @@ from shards import audio, format, walk
 from shards.door import run_door
 from shards.errors import DataError, UsageError
 from shards.findings import Finding, Report, tell_reports
-from shards.indexing import index_folder
+from shards.indexing import index_shards
 from shards.pack import pack
+from shards.remote import Location
 from shards.repair import repair
 from shards.verify import verify
 from tests.conftest import write_notes
@@ -194,7 +196,7 @@ def change_index(folder: Path, column: str, value: int) -> None:
     values, at = table[column].to_pylist(), table.schema.get_field_index(column)
     values[ROW] += value
     field = table.schema.field(at)
-    pq.write_table(table.set_column(at, field, pa.array(values, field.type)), path)
+    pq.write_table(table.set_column(at, field, pa.array(values, field.type)), path, row_group_size=10)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_tars_of_others_are_checked_and_left_to_others(notes: Path, split: Path,
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    index_folder(folder)
+    index_shards([str(folder)], out=None, split=None)
     assert check(folder).findings == ()
     path = folder / f"{tarfile.PAX_FORMAT}.tar"
     path.write_bytes(path.read_bytes()[: place(folder, 3)["offset"] + 50])
@@ -278,23 +280,48 @@ def test_repair_from_an_archive(notes: Path, tmp_path: Path):
     assert repair(tmp_path, tmp_path / "out", split="test") == ("test-000002.tar",)
     assert contents(tmp_path / "out/test") == whole
     (tmp_path / "out/test/test-000000.tar").unlink()
-    with pytest.raises(UsageError, match=r"is not what .* was packed of"):  # an archive's identity is another
-        repair(notes, tmp_path / "out", split="test")
+    assert repair(notes, tmp_path / "out", split="test") == ("test-000000.tar",), "a folder of the same notes will do"
+    assert contents(tmp_path / "out/test") == whole
+
+
+def test_repair_from_a_folder_of_audio_whose_keys_were_mended(tmp_path: Path):
+    for name in ("rock/rock.00000", "rock/rock.00001", "pop/pop.00000", "pop/a_b", "pop/a.b"):
+        path = tmp_path / "src" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.full((500, 2), len(name) / 100), 8000, subtype="FLOAT")
+    pack(tmp_path / "src", tmp_path / "out", split="train", rename_keys=True, mono=True, rows_per_shard=2)
+    whole = contents(tmp_path / "out/train")
+    for name in (SHARD, "train-000000.tar"):
+        (tmp_path / "out/train" / name).write_bytes(whole[name][:700])
+    assert sorted(repair(tmp_path / "src", tmp_path / "out", split="train")) == ["train-000000.tar", SHARD]
+    assert contents(tmp_path / "out/train") == whole
+
+
+def test_repair_in_a_bucket(notes: Path, store: str):
+    place = store.replace("PATH", "repair")
+    pack(notes, place, split="train", rows_per_shard=10)
+    tar = Location(place) / "train" / SHARD
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:5000] + b"?" + whole[5001:])
+    assert repair(notes, place, split="train") == (SHARD,)
+    assert tar.read_bytes() == whole
 
 
 def test_another_source_is_refused_and_nothing_is_changed(notes: Path, split: Path, tmp_path: Path):
     flip(split, 5000)
     before = contents(split)
-    other = write_notes(tmp_path / "other", split=SPLIT, count=60)
-    with pytest.raises(UsageError, match=r"nsynth-train is not what .*train was packed of \(identity \w+, not \w+\)"):
-        repair(other, split.parent, split=SPLIT)
-    same = Path(shutil.copytree(notes / "nsynth-train", tmp_path / "same"))
-    for path in (same / "audio").iterdir():  # examples.json is as it was, the sounds are not
+    other = Path(shutil.copytree(notes / "nsynth-train", tmp_path / "other"))
+    for path in (other / "audio").iterdir():  # examples.json is as it was, the sounds are not
         path.write_bytes(path.read_bytes()[:-2] + b"xx")
     with pytest.raises(DataError, match=r"train-000002\.tar would be another than it was .*: the source's audio has"):
-        repair(same, split.parent, split=SPLIT)
-    with pytest.raises(UsageError, match="s3://bucket is a URL, and repair writes to folders"):
-        repair(notes, "s3://bucket", split=SPLIT)
+        repair(other, split.parent, split=SPLIT)
+    for path in (other / "audio").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"10 notes have no audio in .*other \('.*'\): give the source of .*train"):
+        repair(other, split.parent, split=SPLIT)
+    soundfile.write(tmp_path / "x.wav", np.ones(9), 8000)
+    with pytest.raises(DataError, match=r"10 notes have no audio in .* \('.*'\): give the source of .*train"):
+        repair(tmp_path, split.parent, split=SPLIT)
     assert contents(split) == before
 
 

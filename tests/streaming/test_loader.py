@@ -49,7 +49,7 @@ def test_an_epoch_covers_every_row_and_the_labels_fit(data: Path):
     batches = list(loader)
     assert len(batches) == 6  # 61 rows: steps at 0, 12, .. 60
     keys = [key for batch in batches for key in batch.key][:61]
-    assert sorted(keys) == sorted(loader.pack.keys.to_pylist())
+    assert sorted(keys) == sorted(loader.pack.read("key")["key"].to_pylist())
     for batch in batches:
         assert batch.waveform.shape == (12, 8_000)
         assert [loader.classes[i] for i in batch.label] == [key.split("_")[0] for key in batch.key]
@@ -108,9 +108,8 @@ def test_without_augmentation_a_batch_is_the_crop_itself(data: Path):
     batch = next(iter(loader))
     pack = loader.pack
     for key, waveform in zip(batch.key, batch.waveform, strict=True):
-        row = pack.keys.to_pylist().index(key)
-        shard = pack.folder / pack.shards[pack.shard_numbers[row]].name
-        stored = shard.read_bytes()[pack.places["offset"][row] :][: pack.places["size"][row]]
+        (row,) = (row for row in pack.read("key", "shard", "offset", "size").to_pylist() if row["key"] == key)
+        stored = (pack.folder / row["shard"]).read_bytes()[row["offset"] :][: row["size"]]
         expected = audio.decode(stored, header=audio.read_header(stored, name=key), stop=4_000)
         np.testing.assert_array_equal(waveform.numpy(), expected)
 
@@ -162,7 +161,7 @@ def test_whole_notes_count_every_row_once_at_any_world_size(data: Path):
                 world=World(rank=rank, world_size=world_size),
             )
         ]
-        assert sum((batch.key for batch in batches), ()) == tuple(pack.keys.to_pylist())
+        assert sum((batch.key for batch in batches), ()) == tuple(pack.read("key")["key"].to_pylist())
         assert all(batch.waveform.shape[1] == 16_000 for batch in batches)
 
 
@@ -172,9 +171,10 @@ def test_damage_is_named_in_one_line_from_a_reader_too(data: Path, tmp_path: Pat
     pack = open_pack(tmp_path, split="train")
     path = tmp_path / "train/train-000002.tar"
     content = bytearray(path.read_bytes())
-    content[int(pack.places["offset"][22]) + 1000] ^= 1
+    (key,), places = pack.take([22])
+    offset = int(places["offset"][0])
+    content[offset + 1000] ^= 1
     path.write_bytes(content)
-    key, offset = pack.keys[22], pack.places["offset"][22]
     for readers in (0, 2):
         with pytest.raises(
             DataError, match=rf"train-000002\.tar, {key}, offset {offset} doesn't match its crc32"
