@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from shards.door import print_json
-from shards.errors import DataError
+from shards.errors import DataError, one_line
 from shards.remote import PathLike
 
 
@@ -24,7 +24,7 @@ class Finding:
             *([self.key] if self.key else []),
             *([f"byte {self.offset:,}"] if self.offset is not None else []),
         ]
-        return f"{', '.join(where)}: {self.what}: {self.way}"
+        return one_line(f"{', '.join(where)}: {self.what}: {self.way}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

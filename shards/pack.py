@@ -10,8 +10,12 @@ own: shards.deal puts them into the same tars.
 
 import dataclasses
 import multiprocessing
+import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +24,12 @@ import pyarrow as pa
 from shards import format
 from shards.card import write_cards
 from shards.deal import deal
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError
 from shards.index import Pack, open_pack
 from shards.index_writer import write_index
 from shards.manifest import Files, Order, arrange, parse_where
 from shards.progress import Meter, meter
-from shards.remote import PathLike
+from shards.remote import Location, PathLike
 from shards.shard import Job
 from shards.sources import Archive, Layout, find_origin
 from shards.target import Target, find_target
@@ -92,8 +96,16 @@ def pack(
     except BaseException:
         target.leave_nothing()
         raise
-    write_cards(target.folder.parent, license=license)
+    _write_cards(target.folder.parent, license=license)
     return open_pack(target.folder.parent, split=split)
+
+
+def _write_cards(data: Location, *, license: str) -> None:
+    """Describe all splits there are; the pack is done, so what's wrong with another split is only told."""
+    try:
+        write_cards(data, license=license)
+    except DataError as error:
+        print(f"no dataset card was written: {error}", file=sys.stderr)  # noqa: T201
 
 
 def is_packed(dst: PathLike, *, split: str) -> bool:
@@ -116,6 +128,9 @@ def _write_shards(job: Job, files: Files, *, jobs: int) -> None:
             try:
                 for rows in pool.map(_write_adopted, todo):
                     progress.advance(rows)
+            except BrokenProcessPool as error:
+                told = "a packing process was killed, as happens where memory runs out"
+                raise DataError(f"{told}: run again with fewer --jobs, whole shards are kept") from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -139,6 +154,16 @@ _adopted: list[tuple[Job, Files]] = []  # a packing process gets its job once, n
 
 def _adopt(job: Job, files: Files) -> None:
     _adopted[:] = [(job, files)]
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    """End with the process that began us."""
+    # the pool of one that was killed waits for ever, having first written what was queued: beside a run that goes on
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a pool's process adopts a job"
+    parent.join()
+    os._exit(1)
 
 
 def _write_adopted(number: int) -> int:

@@ -24,6 +24,7 @@ from shards.index_file import PLACE
 
 FILE_COLUMNS = ("filename", "file_name", "fname")
 LIST_COLUMN = re.compile(r"(?:.*_)?(?:labels|tags|mids|classes|categories)")  # "labels", "positive_labels"
+MAX_BYTES, MAX_ROWS = 1 << 29, 10_000_000  # of a table, which is read whole
 BOOLS = {"true": True, "false": False}
 INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(:d)?")
@@ -44,6 +45,8 @@ def read_table(path: Path) -> tuple[list[str], pa.Table]:
         raise UsageError(f"table {path} is not a file: give a {', '.join(readers)} file")
     if path.suffix.lower() not in readers:
         raise UsageError(f"table {path} is of a kind that is not read: give a {', '.join(readers)} file")
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path} has {path.stat().st_size:,} bytes, over {MAX_BYTES:,}: leave columns out")
     try:
         table = readers[path.suffix.lower()](path)
     except (pa.ArrowException, OSError, csv.Error, UnicodeError, RecursionError) as error:
@@ -170,7 +173,11 @@ def _read_jsonl(path: Path) -> pa.Table:
 
 
 def _read_parquet(path: Path) -> pa.Table:
-    table = pq.ParquetFile(path).read().replace_schema_metadata()  # read_table makes columns of folders named a=b
+    file = pq.ParquetFile(path)  # read_table makes columns of folders named a=b
+    size = sum(file.metadata.row_group(number).total_byte_size for number in range(file.metadata.num_row_groups))
+    if file.metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
+        raise DataError(f"{path} unpacks to {file.metadata.num_rows:,} rows of {size:,} bytes: leave rows or columns out")
+    table = file.read().replace_schema_metadata()
     table.validate(full=True)  # text that isn't UTF-8 is met here, not by whoever reads a cell
     return table
 

@@ -1,14 +1,18 @@
 """Small true-shaped inputs: an NSynth folder of tones, and the pack made of it, once a session."""
 
+import asyncio
+import contextlib
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
+from aiohttp import web
 
 from shards import audio
 from shards.fields import FAMILIES, QUALITIES, SAMPLE_RATE, SOURCES
@@ -92,6 +96,26 @@ def store() -> Iterator[str]:
         filesystem.create_dir("bucket")
         yield url
     server.stop()
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serve a folder by a real web server that answers ranges; gives its address."""
+    loop, app = asyncio.new_event_loop(), web.Application()
+    app.router.add_static("/", folder)
+    runner = web.AppRunner(app)
+    loop.run_until_complete(runner.setup())
+    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        host, port = runner.addresses[0]
+        yield f"http://{host}:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,19 @@
 """Data and runs at URLs, on a real S3 server (moto's): the same rows, and a run that goes on from the bucket."""
 
-import asyncio
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
 import torch
-from aiohttp import web
-from moto.server import ThreadedMotoServer
 
 from shards import remote
 from shards.errors import DataError, UsageError
 from shards.index import open_pack
 from shards.remote import BLOCK_BYTES, Location, locate
 from streaming.loader import Loader
+from tests.conftest import serve
 from trainers import checkpoint, sync
 from trainers.config import TrainConfig
 from trainers.launch import launch
@@ -25,20 +22,11 @@ from trainers.run import Run, open_run_at
 
 
 @pytest.fixture(scope="module")
-def bucket(data: Path) -> Iterator[str]:
+def bucket(store: str, data: Path) -> str:
     """A bucket that holds the pack under data/; its URL takes a path before the query."""
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as env:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            env.setenv(name, "test")
-        url = f"s3://bucket/PATH?endpoint_override=http://{host}:{port}&region=us-east-1&allow_bucket_creation=true"
-        filesystem, _ = pafs.FileSystem.from_uri(url.replace("/PATH", ""))
-        filesystem.create_dir("bucket")
-        pafs.copy_files(str(data), "bucket/data", destination_filesystem=filesystem)
-        yield url
-    server.stop()
+    filesystem, path = Location(at(store, "data")).resolve()
+    pafs.copy_files(str(data), path, destination_filesystem=filesystem)
+    return store
 
 
 def at(bucket: str, path: str) -> str:
@@ -136,21 +124,9 @@ def test_a_web_page_is_not_written():
 
 @pytest.fixture(scope="module")
 def website(data: Path) -> Iterator[str]:
-    """The pack on a web server that answers ranges."""
-    loop, app = asyncio.new_event_loop(), web.Application()
-    app.router.add_static("/", data)
-    runner = web.AppRunner(app)
-    loop.run_until_complete(runner.setup())
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    loop.run_until_complete(site.start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    host, port = runner.addresses[0]
-    yield f"http://{host}:{port}"
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    """The pack on a web server."""
+    with serve(data) as url:
+        yield url
 
 
 @pytest.mark.slow

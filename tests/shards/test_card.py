@@ -16,7 +16,6 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from shards import audio, format
 from shards.card import MARK, Split, code, join_labels, make_card, write_cards
@@ -288,20 +287,8 @@ def test_what_was_only_indexed_is_not_told(data: Path, tmp_path: Path):
     assert not (ours / "valid/README.md").exists()
 
 
-@pytest.fixture
-def bucket(monkeypatch) -> Iterator[str]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"s3://bucket/pack?endpoint_override=http://{host}:{port}&region=us-east-1&allow_bucket_creation=true"
-    pafs.FileSystem.from_uri(url)[0].create_dir("bucket")
-    yield url
-    server.stop()
-
-
-def test_cards_are_written_to_a_bucket(bucket: str, data: Path, tmp_path: Path):
+def test_cards_are_written_to_a_bucket(store: str, data: Path, tmp_path: Path):
+    bucket = store.replace("PATH", "cards")
     local = with_cards(fresh(data, tmp_path / "pack"))
     filesystem, path = pafs.FileSystem.from_uri(bucket)
     pafs.copy_files(str(fresh(data, tmp_path / "bare")), path, destination_filesystem=filesystem)

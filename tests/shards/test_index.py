@@ -17,11 +17,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
-from moto.server import ThreadedMotoServer
 
 from shards import format, index_file, index_writer, parts
 from shards.errors import DataError, UsageError
@@ -427,24 +425,13 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"index.parquet": before}
 
 
-def test_an_index_is_written_to_a_bucket_and_opened_there(tmp_path: Path, monkeypatch):
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "test")
-        host, port = server.get_host_and_port()
-        query = f"?endpoint_override=http://{host}:{port}&region=us-east-1&allow_bucket_creation=true"
-        pafs.FileSystem.from_uri(f"s3://bucket{query}")[0].create_dir("bucket")
-        tables = tables_of(3, kind=lambda n: ["a", "b", "c"])
-        write_index(f"s3://bucket/data/x{query}", shards=shards_of(tables), tables=tables, **FACTS)
-        pack = open_pack(f"s3://bucket/data{query}", split="x")
-        filesystem, path = locate(f"s3://bucket/data/x/index.parquet{query}").resolve()
-        filesystem.delete_file(path)  # it was fetched whole: nothing more is asked of the store
-        assert pack.take([8, 0])[0] == ["k2-2", "k0-0"]
-        assert pack.read("kind")["kind"].to_pylist() == ["a", "b", "c"] * 3
-    finally:
-        server.stop()
+def test_an_index_is_written_to_a_bucket_and_opened_there(store: str):
+    tables = tables_of(3, kind=lambda n: ["a", "b", "c"])
+    write_index(store.replace("PATH", "index/x"), shards=shards_of(tables), tables=tables, **FACTS)
+    pack = open_pack(store.replace("PATH", "index"), split="x")
+    locate(store.replace("PATH", "index/x/index.parquet")).remove()  # it was fetched whole: no more is asked for
+    assert pack.take([8, 0])[0] == ["k2-2", "k0-0"]
+    assert pack.read("kind")["kind"].to_pylist() == ["a", "b", "c"] * 3
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Indexing: any tars that stock webdataset reads, wherever they lie; and none that it would read in part."""
 
-import asyncio
-import contextlib
 import gc
 import gzip
 import io
@@ -12,19 +10,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import webdataset
-from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
-from moto.server import ThreadedMotoServer
 
 from shards import audio, format, kept, labels, walk
 from shards.errors import DataError, UsageError
@@ -390,6 +384,7 @@ def test_each_byte_is_read_once(tmp_path: Path, monkeypatch):
 MEASURE = """
 import resource, sys
 from shards.indexing import index_shards
+from tests.conftest import serve
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 index_shards(sys.argv[1:], out=None, split=None)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -613,39 +608,8 @@ def test_an_index_may_lie_in_a_folder_of_its_own(tars: Path, tmp_path: Path):
         index(tars, out=tmp_path / "out", split="full")
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as env:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            env.setenv(name, "test")
-        yield f"s3://bucket/PATH?endpoint_override=http://{host}:{port}&region=us-east-1&allow_bucket_creation=true"
-    server.stop()
-
-
-@contextlib.contextmanager
-def website(folder: Path) -> Iterator[str]:
-    loop, app = asyncio.new_event_loop(), web.Application()
-    app.router.add_static("/", folder)
-    runner = web.AppRunner(app)
-    loop.run_until_complete(runner.setup())
-    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        host, port = runner.addresses[0]
-        yield f"http://{host}:{port}"
-    finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-def test_tars_in_a_bucket_are_indexed_there_or_here(bucket: str, tars: Path, tmp_path: Path):
-    there = bucket.replace("PATH", "data/train")
+def test_tars_in_a_bucket_are_indexed_there_or_here(store: str, tars: Path, tmp_path: Path):
+    there = store.replace("PATH", "indexed/train")
     for path in sorted(tars.iterdir()):
         (Location(there) / path.name).upload(path)
     (Location(there) / "notes.txt").write_bytes(b"no tar")
@@ -681,7 +645,7 @@ def test_tars_in_a_bucket_are_indexed_there_or_here(bucket: str, tars: Path, tmp
 
 def test_tars_on_a_website_are_indexed_here(tars: Path, tmp_path: Path):
     here = index(tars)
-    with website(tars.parent) as url:
+    with serve(tars.parent) as url:
         found = index(f"{url}/train/t-{{000000..000002}}.tar", out=tmp_path / "out")
         assert found.split == "train"
         assert found.folder == Location(f"{url}/train")

@@ -121,6 +121,13 @@ def test_what_changes_the_tars_is_part_of_what_a_pack_is(notes: Path, tmp_path: 
         pack(notes, tmp_path, split="valid", **options)
 
 
+def test_a_damaged_split_beside_it_is_told_and_costs_no_pack(notes: Path, tmp_path: Path, capsys):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/index.parquet").write_bytes(b"PAR1 not really")
+    assert pack(notes, tmp_path, split="valid").rows == 17
+    assert "no dataset card was written: " in capsys.readouterr().err
+
+
 def test_tars_of_others_are_left_alone(notes: Path, tmp_path: Path):
     (tmp_path / "valid").mkdir()
     theirs = tmp_path / "valid/valid-000000.tar"
