@@ -26,6 +26,7 @@ from shards.index import Pack, open_pack
 from shards.indexing import index_shards
 from shards.remote import Location
 from shards.walk import read_header
+from tests.conftest import serve
 
 WAV = audio.encode(np.arange(-50, 50, dtype=np.int16), sample_rate=8000, codec="wav")
 Members = list[tuple[str, bytes]]
