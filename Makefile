@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := data/demo
 FONT_NOTES := 1500
+FUZZ_SECONDS ?= 600
+PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: setup demo test test-fast test-faults check format bench
+.PHONY: setup demo test test-fast test-faults check format bench fuzz
 
 setup: $(VENV)/.demo
 
@@ -31,13 +33,15 @@ demo: $(VENV)/.demo
 		$(BIN)/python -m trainers train --preset demo --name demo --data $(DEMO)/pack; \
 	fi
 
-# Peers live in an environment of their own: some own our import names.
-.venv-peers/.stamp: benchmarks/requirements-peers.txt
+# Peers live in an environment of their own: some own our import names. Their torch is ours, by a path at the end.
+.venv-peers/.stamp: benchmarks/requirements-peers.txt benchmarks/requirements-writers.txt $(VENV)/.test
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-peers.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-writers.txt
+	$(BIN)/python -c $(PACKAGES) > $$(.venv-peers/bin/python -c $(PACKAGES))/torch.pth
 	touch $@
 
-# By hand: several minutes, and a quiet machine. Writes docs/benchmarks.md.
+# By hand: fifteen minutes, and a quiet machine. Writes docs/benchmarks.md.
 bench: $(VENV)/.test .venv-peers/.stamp
 	$(BIN)/python -m benchmarks
 
@@ -56,6 +60,10 @@ test-fast: $(VENV)/.test
 # Kills ranks and whole runs for real.
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults
+
+# By hand: mutates whatever packing reads, for as long as you like.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.shards.fuzz --seconds $(FUZZ_SECONDS) --seed $$(date +%s)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

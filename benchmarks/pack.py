@@ -16,7 +16,6 @@ from pathlib import Path
 
 import xxhash
 from isal import isal_zlib
-from webdataset.writer import ShardWriter
 
 from benchmarks import harness
 from benchmarks.harness import Method, Section, figure, spread_rate
@@ -59,6 +58,8 @@ def tar(folder: Path) -> None:
 
 def stock(folder: Path) -> None:
     """Write the members that we write, as webdataset's documentation has it."""
+    from webdataset.writer import ShardWriter  # here, or each process of --jobs 2 would import torch with this module
+
     examples = json.loads((folder / "examples.json").read_bytes())
     with ShardWriter(str(OUT / "train-%06d.tar"), maxcount=1024, verbose=0, encoder=False) as writer:
         for key, labels in examples.items():

@@ -53,10 +53,8 @@ def make_archive() -> Path:
     data = audio.encode(np.arange(64, dtype=np.int16) * 99, sample_rate=16_000, codec="wav")
     examples = dict(example(i) for i in range(TRAIN))
     text = json.dumps(examples, indent=4).replace(",\n", ", \n").encode()
-    with (
-        gzip.open(out.with_suffix(".tmp"), "wb", compresslevel=1) as plain,
-        tarfile.open(fileobj=plain, mode="w|") as tar,
-    ):
+    unfinished = out.with_suffix(".tmp")
+    with gzip.open(unfinished, "wb", compresslevel=1) as plain, tarfile.open(fileobj=plain, mode="w|") as tar:
         for name, content in [("examples.json", text), *((f"audio/{key}.wav", data) for key in examples)]:
             info = tarfile.TarInfo(f"nsynth-train/{name}")
             info.size = len(content)

@@ -42,15 +42,18 @@ class Header:
     data_offset: int
 
 
-def read_header(data: bytes, *, name: str) -> Header:
-    """Read the header of a WAV (PCM) or FLAC file in memory. `name` is what errors call it."""
+def read_header(data: bytes, *, name: str, size: int | None = None) -> Header:
+    """Read the header of a WAV (PCM) or FLAC file in memory. `name` is what errors call it.
+
+    A WAV's beginning will do, where `size` tells the bytes of the whole file.
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        return _wav_header(data, name=name)
+        return _wav_header(data, name=name, file_size=len(data) if size is None else size)
     if data[:4] == b"fLaC":
         import soundfile  # here, since most packs hold WAV only and the import costs 60 ms
 
         try:
-            info = soundfile.info(io.BytesIO(data))
+            info = soundfile.info(Memory(data))
         except soundfile.LibsndfileError as error:
             raise DataError(f"{name} is not a FLAC file that can be read ({error}): make it anew") from error
         if info.frames * info.channels > MAX_POINTS:
@@ -67,7 +70,7 @@ def read_header(data: bytes, *, name: str) -> Header:
     raise DataError(f"{name} starts with {data[:4]!r}, which is neither WAV nor FLAC: convert it to 16-bit PCM WAV")
 
 
-def _wav_header(data: bytes, *, name: str) -> Header:
+def _wav_header(data: bytes, *, name: str, file_size: int) -> Header:
     fmt, at = None, 12
     while at + 8 <= len(data):
         tag, size = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
@@ -79,9 +82,9 @@ def _wav_header(data: bytes, *, name: str) -> Header:
             if fmt is None or fmt[0] != PCM or fmt[5] != 16:
                 said = "no format" if fmt is None else f"format {fmt[0]}, {fmt[5]} bits"
                 raise DataError(f"{name} is a WAV with {said}, not 16-bit PCM: convert it to 16-bit PCM WAV")
-            if fmt[1] < 1 or at + 8 + size > len(data):
+            if fmt[1] < 1 or at + 8 + size > file_size:
                 raise DataError(
-                    f"{name} says it holds {size} bytes of sound but {len(data) - at - 8} are there: it is cut short"
+                    f"{name} says it holds {size} bytes of sound but {file_size - at - 8} are there: it is cut short"
                 )
             return Header(
                 codec="wav",
@@ -93,6 +96,17 @@ def _wav_header(data: bytes, *, name: str) -> Header:
             )
         at += 8 + size + size % 2
     raise DataError(f"{name} is a WAV without a data chunk: it is cut short, make it anew")
+
+
+class Memory(io.BytesIO):
+    """A file in memory as libsndfile wants it: in damaged ones it seeks to before the beginning."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Seek, or stay: soundfile prints what is raised here as a traceback, and goes on."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def is_cut(data: bytes, *, frames: int, log: str) -> bool:
@@ -128,7 +142,7 @@ def _flac_samples(
     import soundfile
 
     try:
-        samples, _ = soundfile.read(io.BytesIO(data), start=start, stop=stop, dtype=dtype)
+        samples, _ = soundfile.read(Memory(data), start=start, stop=stop, dtype=dtype)
     except soundfile.LibsndfileError as error:
         raise DataError(f"{name} can't be decoded ({error}): make it anew") from error
     if samples.shape != (stop - start,):

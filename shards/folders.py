@@ -11,7 +11,6 @@ any other is decoded, and made a WAV, when its turn comes. Nothing is decoded be
 
 import dataclasses
 import importlib.util
-import io
 import json
 import os
 import posixpath
@@ -84,7 +83,7 @@ class AudioFiles:
         import soundfile  # here, as in audio: plain WAV files don't need it
 
         try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
+            with soundfile.SoundFile(audio.Memory(data)) as file:
                 if fault and file.format in ("WAV", "WAVEX") and file.subtype == "PCM_16":
                     raise fault  # libsndfile mends a cut file in silence
                 self._check(name=name, sample_rate=file.samplerate, channels=file.channels, length=file.frames)
@@ -96,14 +95,15 @@ class AudioFiles:
             raise DataError(
                 f"{name} can't be decoded ({error.error_string.rstrip('.')}): make it anew, or as WAV"
             ) from error
-        if not np.isfinite(points).all():
-            raise DataError(f"{name} holds samples that are not numbers: make it anew")
-        wave = points.mean(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest
+            wave = points.mean(axis=1)
         if rate != self.sample_rate:
             import soxr  # here, since only the extra `demo` installs it
 
             wave = soxr.resample(wave, rate, self.sample_rate)
-        samples = np.clip(np.rint(wave * 32768), -32768, 32767).astype(np.int16)
+        if not np.isfinite(wave).all():
+            raise DataError(f"{name} holds samples that are not numbers, or too large for one: make it anew")
+        samples = np.clip(np.rint(np.clip(wave, -1, 1) * 32768), -32768, 32767).astype(np.int16)
         return audio.encode(samples, sample_rate=self.sample_rate, codec="wav")
 
 

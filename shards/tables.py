@@ -41,10 +41,9 @@ def read_table(path: Path) -> tuple[list[str], pa.Table]:
     readers: dict[str, Callable[[Path], pa.Table]] = {
         ".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet
     }  # fmt: skip
-    if not path.is_file():
-        raise UsageError(f"table {path} is not a file: give a {', '.join(readers)} file")
-    if path.suffix.lower() not in readers:
-        raise UsageError(f"table {path} is of a kind that is not read: give a {', '.join(readers)} file")
+    if not path.is_file() or path.suffix.lower() not in readers:
+        told = "of a kind that is not read" if path.is_file() else "not a file"
+        raise UsageError(f"table {path} is {told}: give a {', '.join(readers)} file")
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path} has {path.stat().st_size:,} bytes, over {MAX_BYTES:,}: leave columns out")
     try:
@@ -55,8 +54,8 @@ def read_table(path: Path) -> tuple[list[str], pa.Table]:
         raise DataError(f"{path} {fault}")
     found = [name for name in FILE_COLUMNS if name in table.column_names]
     if len(found) != 1:
-        told = ", ".join(map(reprlib.repr, table.column_names[:20])) or "none"
-        raise DataError(f"{path} has {len(found)} file columns, not one (its columns: {told}): "
+        raise DataError(f"{path} has {len(found)} file columns, not one (its columns: "
+                        f"{', '.join(map(reprlib.repr, table.column_names[:20])) or 'none'}): "
                         f"call the one with file names {FILE_COLUMNS[0]}")  # fmt: skip
     if not table.num_rows:
         raise DataError(f"{path} has no rows: give a table with a row a file")
@@ -174,9 +173,10 @@ def _read_jsonl(path: Path) -> pa.Table:
 
 def _read_parquet(path: Path) -> pa.Table:
     file = pq.ParquetFile(path)  # read_table makes columns of folders named a=b
-    size = sum(file.metadata.row_group(number).total_byte_size for number in range(file.metadata.num_row_groups))
-    if file.metadata.num_rows > MAX_ROWS or size > MAX_BYTES:
-        raise DataError(f"{path} unpacks to {file.metadata.num_rows:,} rows of {size:,} bytes: leave rows or columns out")
+    about, rows = file.metadata, file.metadata.num_rows
+    size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if rows > MAX_ROWS or size > MAX_BYTES:
+        raise DataError(f"{path} unpacks to {rows:,} rows of {size:,} bytes: leave rows or columns out")
     table = file.read().replace_schema_metadata()
     table.validate(full=True)  # text that isn't UTF-8 is met here, not by whoever reads a cell
     return table

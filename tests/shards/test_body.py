@@ -314,7 +314,5 @@ def test_a_store_goes_on_too_and_has_the_same_identity(store: str, file: Path, m
     put(url, CONTENT[:-1])
     with pytest.raises(DataError, match=r"x\.tar\.gz\?.* changed while it was read \(from 2,109,497 bytes"):
         drain(body)
-    with pytest.raises(
-        DataError, match=r"s3://bucket/bodies/y.* can't be read \(there is no such file\)"
-    ):
+    with pytest.raises(DataError, match=r"s3://bucket/bodies/y.* can't be read \(there is no such file\)"):
         open_body(Location(url.replace("/x.", "/y.")))
