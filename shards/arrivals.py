@@ -146,15 +146,16 @@ def _read(plain: _Plain) -> Iterator[Arrival]:
 
 def _members(plain: _Plain) -> Iterator[tarfile.TarInfo]:
     """Yield each member's header; the caller then takes its `size` bytes. Folders and links have none."""
-    longer = {}
+    longer, is_awaited = {}, False
     while True:
         block = plain.take(BLOCK)
         info = read_header(block, longer=longer)
         if info is None:
-            if not block.strip(b"\0") and not longer:
+            if not block.strip(b"\0") and not is_awaited:
                 return  # the end mark
             raise EOFError("a header can't be read")
-        if info.type in LONGER:
+        is_awaited = info.type in LONGER
+        if is_awaited:
             longer |= _longer(plain, info)
             continue
         longer, plain.member = {}, info.name[:NAME_SHOWN]

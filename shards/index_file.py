@@ -154,7 +154,7 @@ def _parse_about(schema: pa.Schema, *, place: Location) -> dict[str, Any]:
 def _parquet(place: Location) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError, UnicodeError) as error:
         told = " ".join(str(error).split())
         raise DataError(f"{place} is not a parquet file that can be read ({told}): pack or index again") from error
 

@@ -127,7 +127,8 @@ def _rows(pack: Pack, number: int) -> dict[int, _Row]:
     labels: list[bytes | None] = [None] * part.num_rows
     if "source" in pack.options:  # then a json member's bytes follow from the row; tars of others may hold anything
         notes = part.select(part.column_names[len(PLACE) :]).to_pylist()
-        labels = [json.dumps(note, separators=(",", ":")).encode() for note in notes]
+        # bytes, which no json holds, are spelt somehow: the tar's labels then differ, which is a finding
+        labels = [json.dumps(note, separators=(",", ":"), default=repr).encode() for note in notes]
     columns = [part[name].to_pylist() for name in ("key", "offset", "size", "crc32", "length")]
     return {
         offset: _Row(key=key, offset=offset, size=size, crc32=crc32, length=length, labels=label)

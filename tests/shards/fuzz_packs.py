@@ -50,7 +50,7 @@ def index(rng: Rng, world: World, folder: Path) -> bool:
     shutil.copytree(world.packed, data)
     path = data / SPLIT / "index.parquet"
     path.write_bytes(bend_parquet(rng, path.read_bytes()))
-    found = attempt(lambda: open_pack(data, split=SPLIT), names=[path, *contents(world.split)])
+    found = attempt(lambda: open_pack(data, split=SPLIT), names=[data])
     rows = None if found is None else attempt(lambda: read_rows(found), names=[path, data])
     told = None if found is None else attempt(lambda: (describe_all(found), 1), names=[path])
     report = attempt(lambda: verify_split(data, split=SPLIT), names=[path])

@@ -1,6 +1,9 @@
 """Whatever befalls the input of packing, it is refused in a line, or taken for what it is."""
 
+import gzip
+import io
 import struct
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from shards.errors import DataError
 from shards.findings import Finding
 from shards.folders import AudioFiles
 from shards.members import prepare
+from shards.pack import pack
 from shards.tables import read_table
 from tests.shards.fuzz import RATE, World, all_cases, make_world, run_case
 
@@ -84,8 +88,27 @@ def test_foreign_names_do_nothing_to_a_terminal():
         assert r"\x1b[2J\n\ud800ü" in told
 
 
+@pytest.mark.parametrize("records", [b"", b"18 path=ab/cd.wav\n", b"13 mtime=1.5\n"])
+def test_an_archive_that_ends_where_a_member_was_announced_is_cut_short(world: World, tmp_path: Path, records: bytes):
+    out, info = io.BytesIO(), tarfile.TarInfo("././@PaxHeader")
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.add(world.notes, arcname=world.notes.name)
+        info.type, info.size = tarfile.XHDTYPE, len(records)
+        tar.addfile(info, io.BytesIO(records))
+    path = tmp_path / "nsynth-train.jsonwav.tar.gz"
+    path.write_bytes(gzip.compress(out.getvalue(), 1))
+    with pytest.raises(DataError, match="is cut short or damaged"):
+        pack(path, tmp_path / "dst", split="train")
+    assert not (tmp_path / "dst/train").exists()
+
+
 def test_a_parquet_table_is_checked_before_it_is_believed(tmp_path: Path):
     text = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(struct.pack("<2i", 0, 1)), pa.py_buffer(b"\xff")])
     pq.write_table(pa.table({"filename": text}), tmp_path / "meta.parquet")
     with pytest.raises(DataError, match=r"meta\.parquet can't be read \(.*UTF8.*\): write it anew as UTF-8"):
         read_table(tmp_path / "meta.parquet")
+
+
+@pytest.mark.parametrize("seed", [500_346, 100_472, 901_223], ids=["bytes as labels", "no shards", "no UTF-8"])
+def test_an_index_that_once_gave_a_traceback(world: World, seed: int):
+    run_case("index", seed, world=world)
