@@ -4,7 +4,6 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -15,6 +14,8 @@ from shards.remote import Location, locate
 MAX_SHARDS = 1_000_000
 MAX_SHARD_BYTES = 1 << 50
 MAX_SAMPLE_RATE = 1_000_000
+MAX_SHARD_ROWS = 1 << 22  # a shard's rows are loaded at once: 4 million take 400 MB
+LEAST_ROW_BYTES = 2 * format.BLOCK  # of a tar: a member's header and one block
 SCHEMES = ("abfs", "abfss", "file", "gcs", "gs", "http", "https", "s3")  # where shards may lie that aren't beside it
 KINDS = {"split": str, "sample_rate": int, "codec": str, "shards": list, "classes": dict, "options": dict}
 
@@ -34,6 +35,7 @@ def find_fault(about: Mapping[str, Any], *, schema: pa.Schema, group_rows: Seque
         _columns_fault(schema, classes=about["classes"])
         or _shards_fault(about["shards"])
         or _rows_fault([shard["rows"] for shard in about["shards"]], group_rows=group_rows)
+        or _room_fault(about["shards"])
     )
 
 
@@ -78,6 +80,16 @@ def _rows_fault(told: Sequence[int], *, group_rows: Sequence[int]) -> str | None
     return None
 
 
+def _room_fault(shards: Sequence[Mapping[str, Any]]) -> str | None:
+    """A row group of equal rows takes a few bytes on the disk, and any number of them in memory."""
+    for shard in shards:
+        if shard["rows"] > min(MAX_SHARD_ROWS, shard["bytes"] // LEAST_ROW_BYTES):
+            return (
+                f"says that {shard['name']} has {shard['rows']:,} rows, too many for {shard['bytes']:,} bytes or for us"
+            )
+    return None
+
+
 def shards_folder(base: Any, *, home: Location) -> Location | None:
     """Tell where an index in `home` says that its shards lie; None where it can't say so."""
     if base is None:
@@ -85,7 +97,9 @@ def shards_folder(base: Any, *, home: Location) -> Location | None:
     if type(base) is not str or "\0" in base:
         return None
     if "://" in base:
-        return locate(base) if urlsplit(base).scheme in SCHEMES and not _is_local(base, home=home) else None
+        # as it is written: urlsplit would take FILE:// and a blank before it for file://
+        known = base.partition("://")[0] in SCHEMES
+        return locate(base) if known and not _is_local(base, home=home) else None
     return None if home.is_url or not PurePath(base).is_absolute() else locate(base)
 
 

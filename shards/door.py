@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from shards.errors import NotestreamError
+from shards.errors import NotestreamError, one_line
 from shards.owner import check_owner
 
 INTERRUPTED = 130
@@ -71,7 +71,7 @@ def guard(work: Callable[[], Any], *, about: str) -> int:
 
 
 def _say(message: object, *, code: int) -> int:
-    print(f"notestream: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"notestream: {one_line(str(message))}", file=sys.stderr, flush=True)  # noqa: T201
     return code
 
 

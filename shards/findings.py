@@ -53,7 +53,7 @@ def tell_reports(reports: Iterable[Report], *, data: PathLike, json: bool) -> No
         if json:
             print_json({name: value for name, value in dataclasses.asdict(report).items() if name != "damaged"})
             continue
-        for line in (*report.findings, *(f"note: {note}" for note in report.notes)):
+        for line in (*report.findings, *(one_line(f"note: {note}") for note in report.notes)):
             print(f"{report.split}/{line}" if isinstance(line, Finding) else line)  # noqa: T201
         how = _count(len(report.findings), "finding") if report.findings else "whole"
         rate = report.rows / max(report.seconds, 1e-9)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from shards import audio, format
@@ -16,6 +17,7 @@ from shards.errors import DataError
 from shards.index_file import PLACE, IndexFile, Shard
 
 MOST_ROWS = 4_000_000  # held in a process, 24 bytes and a key each: about 240 MB
+MAX_KEY_BYTES = 4096  # in tars of others too: a key is told in errors, logs and pages
 NUMBERS = tuple(field for field in PLACE if field.name not in ("shard", "key"))
 PLACES = np.dtype([(field.name, field.type.to_pandas_dtype()) for field in NUMBERS])
 
@@ -67,6 +69,9 @@ def check_part(table: pa.Table, *, shard: Shard, file: IndexFile) -> Part:
         # not to_numpy, which imports pandas where there is one: 45 MB and 0.3 s in every reader
         places[name] = np.frombuffer(column.buffers()[1], PLACES[name])[column.offset :][: len(keys)]
     offset, size, length, sounding = (places[name] for name in ("offset", "size", "length", "sounding_length"))
+    longest = pc.max(pc.binary_length(keys)).as_py() or 0  # pyright: ignore[reportAttributeAccessIssue]
+    if longest > MAX_KEY_BYTES:
+        raise DataError(f"{file.place} has a key of {longest:,} bytes, over {MAX_KEY_BYTES:,}: {again}")
     outside = (offset < 0) | (size < 1) | (size > format.MAX_SAMPLE_BYTES) | (offset > shard.bytes - size.astype("i8"))
     for bad, what in (
         (outside, "outside its shard"),

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from shards.door import print_json, run_door
-from shards.errors import UsageError
+from shards.errors import UsageError, one_line
 
 
 def plan(
@@ -53,7 +53,7 @@ def plan(
         if json:
             print_json({"step": step, "cursor": at, "reader": reader, "keys": keys, "epochs": epochs.tolist()})
         else:
-            print(f"step {step} cursor {at} epoch {epochs.min() if len(epochs) else '-'}: {' '.join(keys)}")
+            print(f"step {step} cursor {at} epoch {epochs.min() if len(epochs) else '-'}: {one_line(' '.join(keys))}")
 
 
 VERBS = {"plan": plan}

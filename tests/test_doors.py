@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,12 @@ def test_a_closed_pipe_is_quiet(data: Path):
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert json.loads(done.stdout)["step"] == 0
     assert done.stderr == ""
+
+
+def test_foreign_names_do_nothing_to_a_terminal(data: Path, tmp_path: Path, capsys):
+    shutil.copytree(data / "valid", tmp_path / "valid")
+    (tmp_path / "valid/\x1b[2J.tar").write_bytes(b"")
+    assert door("shards", "verify", str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "note: \\x1b[2J.tar is not in the index" in out
+    assert "\x1b" not in out

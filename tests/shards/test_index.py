@@ -1,6 +1,7 @@
 """The index: opening reads no row, a reader loads what it needs, a foreign index is refused, writing is whole."""
 
 import asyncio
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -301,6 +302,22 @@ def test_an_index_may_lie_elsewhere_than_its_shards(data: Path, tmp_path: Path, 
     assert (report.findings, report.damaged, report.notes) == ((), (), ())
 
 
+def test_rows_that_a_tar_has_no_room_for_are_not_believed(valid: Path):
+    shards = reopen(valid).shards
+    told = [dataclasses.asdict(shard) | {"bytes": 1024 * shard.rows - 1} for shard in shards]
+    rewrite(valid, about={"shards": told})
+    with pytest.raises(
+        DataError, match=r"says that valid-000000\.tar has 10 rows, too many for 10,239 bytes"
+    ):
+        reopen(valid)
+
+
+def test_a_key_of_any_length_is_not_believed(valid: Path):
+    rewrite(valid, key=lambda keys: ["k" * 4097, *keys[1:]])
+    with pytest.raises(DataError, match=r"has a key of 4,097 bytes, over 4,096"):
+        reopen(valid).part(0)
+
+
 def test_an_index_from_elsewhere_says_nothing_of_this_machines_files(valid: Path, tmp_path: Path):
     from shards.claims import shards_folder
 
@@ -313,6 +330,8 @@ def test_an_index_from_elsewhere_says_nothing_of_this_machines_files(valid: Path
         ("https://other/x", "https://host/train", True),
         ("s3://bucket/x?region=us-east-1", "/data/train", True),
         ("//host/x", "https://host/train", False),
+        ("FILE:///etc", "https://host/train", False),  # urlsplit reads both as file://
+        (" file:///etc", "https://host/train", False),
         ("x", "/data/train", False),
     ):
         found = shards_folder(base, home=locate(home))

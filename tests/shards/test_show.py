@@ -71,9 +71,9 @@ def test_foreign_labels_are_shown_as_they_are(tmp_path: Path, label: str):
         label: pa.array([label]), "empty": pa.array([None], pa.int64()),
         "none": pa.array([None], pa.list_(pa.string())),
     }  # fmt: skip
-    (tmp_path / "x.tar").write_bytes(bytes(9))
+    (tmp_path / "x.tar").write_bytes(bytes(10_240))
     write_index(
-        tmp_path, split="x", sample_rate=8, codec="wav", shards=[Shard(name="x.tar", rows=1, bytes=9, hash="")],
+        tmp_path, split="x", sample_rate=8, codec="wav", shards=[Shard(name="x.tar", rows=1, bytes=10_240, hash="")],
         tables=[pa.table(columns)], options={},
     )  # fmt: skip
     told = describe(open_pack(tmp_path.parent, split=tmp_path.name))
