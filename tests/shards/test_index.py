@@ -306,9 +306,7 @@ def test_rows_that_a_tar_has_no_room_for_are_not_believed(valid: Path):
     shards = reopen(valid).shards
     told = [dataclasses.asdict(shard) | {"bytes": 1024 * shard.rows - 1} for shard in shards]
     rewrite(valid, about={"shards": told})
-    with pytest.raises(
-        DataError, match=r"says that valid-000000\.tar has 10 rows, too many for 10,239 bytes"
-    ):
+    with pytest.raises(DataError, match=r"says that valid-000000\.tar has 10 rows, too many for 10,239 bytes"):
         reopen(valid)
 
 
