@@ -17,9 +17,9 @@ from isal import igzip, igzip_threaded, isal_zlib
 from shards.body import Body
 from shards.errors import DataError
 from shards.examples import read_examples
-from shards.format import BLOCK
+from shards.format import BLOCK, padded
 from shards.progress import Meter
-from shards.walk import LONGER, MAX_NAME_BYTES, long_header, padded, read_header
+from shards.walk import LONGER, MAX_NAME_BYTES, long_header, read_header
 
 MEMBER = re.compile(r"(?:\./)?nsynth-[A-Za-z0-9_-]+/(?:audio/(?P<key>[^/\ud800-\udfff]+)\.wav|examples\.json)")
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE)  # TarInfo.isreg() takes sparse files too

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import xxhash
 
-from shards.connect import Connection, connect, is_web, web_part
+from shards.connect import Connection, connect, web_part
 from shards.errors import DataError
 from shards.remote import Location, reaching
 
@@ -186,7 +186,7 @@ def identity_of(place: Location) -> str:
         DataError: it can't be read, or its web server gives no parts of files.
     """
     with reaching(place):
-        if is_web(place):
+        if place.is_web:
             head, size = web_part(place, at=0, count=READ_BYTES)
             tail, _ = web_part(place, at=max(0, size - READ_BYTES), count=READ_BYTES)
         else:

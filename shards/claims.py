@@ -11,9 +11,7 @@ from shards import audio, format
 from shards.index_file import MAX_CLASSES, PLACE
 from shards.remote import Location, locate
 
-MAX_SHARDS = 1_000_000
 MAX_SHARD_BYTES = 1 << 50
-MAX_SAMPLE_RATE = 1_000_000
 MAX_SHARD_ROWS = 1 << 22  # a shard's rows are loaded at once: 4 million take 400 MB
 LEAST_ROW_BYTES = 2 * format.BLOCK  # of a tar: a member's header and one block
 SCHEMES = ("abfs", "abfss", "file", "gcs", "gs", "http", "https", "s3")  # where shards may lie that aren't beside it
@@ -25,7 +23,7 @@ def find_fault(about: Mapping[str, Any], *, schema: pa.Schema, group_rows: Seque
     for name, kind in KINDS.items():
         if type(about.get(name)) is not kind:
             return f"says {name} {reprlib.repr(about.get(name))}"
-    if not 1 <= about["sample_rate"] <= MAX_SAMPLE_RATE:
+    if not 1 <= about["sample_rate"] <= format.MAX_SAMPLE_RATE:
         return f"says sample_rate {about['sample_rate']}"
     if about["codec"] not in audio.CODECS:
         return f"says codec {reprlib.repr(about['codec'])}"
@@ -54,8 +52,8 @@ def _columns_fault(schema: pa.Schema, *, classes: Mapping[str, Any]) -> str | No
 
 
 def _shards_fault(shards: Sequence[Any]) -> str | None:
-    if len(shards) > MAX_SHARDS:
-        return f"has {len(shards):,} shards, over {MAX_SHARDS:,}"
+    if len(shards) > format.MAX_SHARDS:
+        return f"has {len(shards):,} shards, over {format.MAX_SHARDS:,}"
     seen = set()
     for shard in shards:
         kinds = [(name, type(value)) for name, value in shard.items()] if type(shard) is dict else []

@@ -46,11 +46,6 @@ class Connection:
     tag: str
 
 
-def is_web(place: Location) -> bool:
-    """Tell whether a web server has it."""
-    return place.text.startswith(("http://", "https://"))
-
-
 def connect(place: Location, *, at: int, tag: str) -> Connection:
     """Open a file at a byte. A server without ranges, or whose file has another tag by now, begins at 0 instead.
 
@@ -58,7 +53,7 @@ def connect(place: Location, *, at: int, tag: str) -> Connection:
         DataError: a server doesn't tell the size, or answers with other bytes.
         OSError, and what else a backend has: it can't be opened.
     """
-    if is_web(place):
+    if place.is_web:
         return _from_web(place, at=at, tag=tag)
     if place.is_url:
         return _from_store(place, at=at)

@@ -10,19 +10,17 @@ of one size, so the first one's is taken for all.
 """
 
 import shutil
-from collections.abc import Iterator
 from typing import Protocol
 
 import pyarrow as pa
 
-from shards.arrivals import Arrival, Examples, arrivals
-from shards.body import open_body
+from shards.arrivals import Examples, arrivals
+from shards.body import Body, open_body
 from shards.errors import UsageError
 from shards.gaps import Gaps
 from shards.keys import COLUMN, rename_column
 from shards.nsynth import one_rate
 from shards.progress import meter
-from shards.remote import Location
 from shards.shard import Job
 from shards.sources import Archive
 from shards.spool import Spool
@@ -46,28 +44,25 @@ def deal(archive: Archive, *, target: Target, plan: Plan, codec: str, jobs: int)
         UsageError: the disk has too little room.
         DataError: the archive is cut short, damaged or not NSynth's, or lacks notes.
     """
-    _check_room(archive, target=target, times=1 if codec == "wav" else 2)
-    gaps: Gaps | None = None
+    place = archive.place
     with Spool(target.work / f"notes{UNDER_WAY}") as spool:
-        for arrived in _arrivals(archive.place, threads=jobs > 1):
-            if isinstance(arrived, Examples):
-                gaps = _lay_out(arrived.manifest, archive=archive, plan=plan, spool=spool)
-                for name, data in spool.drain():
-                    gaps.take(name, data)
-            elif gaps is not None:
-                gaps.take(arrived.key, arrived.data)
-            else:
-                if not spool:
-                    _check_room(archive, target=target, times=2)
-                spool.add(arrived.key, arrived.data)
+        with open_body(place) as body, meter(f"unpacking {place.name}", total=body.size >> 20, unit="MiB") as progress:
+            _check_room(body, target=target, times=1 if codec == "wav" else 2)
+            gaps: Gaps | None = None
+            for arrived in arrivals(body, threads=jobs > 1, progress=progress):
+                if isinstance(arrived, Examples):
+                    gaps = _lay_out(arrived.manifest, archive=archive, plan=plan, spool=spool)
+                    for name, data in spool.drain():
+                        gaps.take(name, data)
+                elif gaps is not None:
+                    gaps.take(arrived.key, arrived.data)
+                else:
+                    if not spool:
+                        _check_room(body, target=target, times=2)
+                    spool.add(arrived.key, arrived.data)
         assert gaps is not None, "arrivals refuses an archive without examples.json"
         gaps.finish(jobs=jobs)
         return gaps.job
-
-
-def _arrivals(place: Location, *, threads: bool) -> Iterator[Arrival]:
-    with open_body(place) as body, meter(f"unpacking {place.name}", total=body.size >> 20, unit="MiB") as progress:
-        yield from arrivals(body, threads=threads, progress=progress)
 
 
 def _lay_out(manifest: pa.Table, *, archive: Archive, plan: Plan, spool: Spool) -> Gaps:
@@ -79,10 +74,10 @@ def _lay_out(manifest: pa.Table, *, archive: Archive, plan: Plan, spool: Spool) 
     return Gaps(job, names=names, spool=spool, archive=archive.place.name)
 
 
-def _check_room(archive: Archive, *, target: Target, times: int) -> None:
+def _check_room(body: Body, *, target: Target, times: int) -> None:
     """Refuse at once what the disk can't hold: the tars, and as much again for a spool where one is needed."""
-    needed, free = int(times * INFLATION * archive.size), shutil.disk_usage(target.work).free
+    needed, free = int(times * INFLATION * body.size), shutil.disk_usage(target.work).free
     if needed > free:
         raise UsageError(
-            f"{archive.place} needs about {needed:,} bytes at {target.work} to be packed, {free:,} are free: make room"
+            f"{body.place} needs about {needed:,} bytes at {target.work} to be packed, {free:,} are free: make room"
         )

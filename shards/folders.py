@@ -32,7 +32,6 @@ KINDS = "wav, wave, flac, ogg, oga, opus, mp3, aif, aiff, aifc, au, caf, w64, rf
 AUDIO = frozenset(KINDS.split(", "))
 UNREAD = frozenset(("aac", "ape", "m4a", "mp4", "webm", "wma", "wv"))  # refused: a class would be thinned in silence
 SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that aren't UTF-8
-MAX_POINTS = 1 << 27  # of all channels: 1 GiB once decoded to float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +64,9 @@ class AudioFiles:
         return str(self.folder / self.paths[key])
 
     def _check(self, *, name: str, sample_rate: int, channels: int, length: int) -> None:
-        if not 0 < length * max(channels * sample_rate, self.sample_rate) <= MAX_POINTS * sample_rate:
+        if not 0 < length * max(channels * sample_rate, self.sample_rate) <= audio.MAX_POINTS * sample_rate:
             raise DataError(
-                f"length must be 1 to {MAX_POINTS} samples in all channels, got {length} in {channels} ({name}): "
+                f"length must be 1 to {audio.MAX_POINTS} samples in all channels, got {length} in {channels} ({name}): "
                 "make it anew, cut it up, or leave it out"
             )
         if sample_rate != self.sample_rate and not self.resample:
@@ -142,7 +141,7 @@ def open_audio(
         raise UsageError(f"source {src} is not a folder: give one with audio files")
     if table is not None and label_from is not None:
         raise UsageError(f"labels come from a table or from names, got table {table} and label_from {label_from!r}")
-    if resample is not None and not 1 <= resample <= 1_000_000:
+    if resample is not None and not 1 <= resample <= format.MAX_SAMPLE_RATE:
         raise UsageError(f"resample must be 1 to 1000000 Hz, got {resample}")
     if resample and importlib.util.find_spec("soxr") is None:
         raise UsageError("soxr, which resamples audio, is not installed: pip install 'notestream[demo]'")

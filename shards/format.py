@@ -15,11 +15,18 @@ from shards.errors import DataError, UsageError
 VERSION = 1
 INDEX_NAME = "index.parquet"
 BLOCK = 512  # tar's unit: a header takes one, contents are padded to it
+MAX_SHARDS = 1_000_000  # of a split
+MAX_SAMPLE_RATE = 1_000_000
 MAX_KEY_BYTES = 95  # a ustar name holds 100, and ".flac" takes 5
 MAX_SAMPLE_BYTES = 1 << 30  # an index is foreign input: nobody gets us to allocate more
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 BAD_KEY = re.compile(r"[./\\\x00-\x1f\x7f]")
+
+
+def padded(size: int) -> int:
+    """Return the bytes that contents of `size` take in a tar: whole blocks."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def shard_name(split: str, number: int) -> str:

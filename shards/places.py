@@ -14,7 +14,6 @@ from shards import format
 from shards.errors import UsageError
 from shards.remote import Location, locate
 
-MAX_SHARDS = 1_000_000
 RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 SUFFIX = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -29,8 +28,8 @@ def find_tars(places: Sequence[str]) -> list[Location]:
     found = [tar for place in places for text in _expand(place) for tar in _list(text)]
     if not found:
         raise UsageError("no shards are named: give a folder with tars, or tars by name, glob or braces")
-    if len(found) > MAX_SHARDS:
-        raise UsageError(f"{len(found):,} shards are named, over {MAX_SHARDS:,}: index them as several splits")
+    if len(found) > format.MAX_SHARDS:
+        raise UsageError(f"{len(found):,} shards are named, over {format.MAX_SHARDS:,}: index them as several splits")
     names, folder = set(), found[0].parent
     for tar in found:
         _check_name(tar)
@@ -47,10 +46,10 @@ def _expand(place: str) -> Iterator[str]:
     if "{" not in place or ("://" not in place and Path(place).exists()):
         return iter([place])
     for first, last in RANGE.findall(place):
-        if abs(int(last) - int(first)) >= MAX_SHARDS:
-            raise UsageError(f"{place} names over {MAX_SHARDS:,} shards: index them as several splits")
+        if abs(int(last) - int(first)) >= format.MAX_SHARDS:
+            raise UsageError(f"{place} names over {format.MAX_SHARDS:,} shards: index them as several splits")
     try:
-        return itertools.islice(braceexpand(place, escape=False), MAX_SHARDS + 1)
+        return itertools.islice(braceexpand(place, escape=False), format.MAX_SHARDS + 1)
     except ValueError as error:
         raise UsageError(f"{place} has braces that don't close: write them as in {{000000..000012}}.tar") from error
 
@@ -62,7 +61,7 @@ def _list(text: str) -> list[Location]:
     is_pattern, is_folder = _kind(place)
     if not is_pattern and not is_folder:
         return [place]
-    if place.text.startswith(("http://", "https://")):
+    if place.is_web:
         raise UsageError(f"{text} can't be listed over http: name its tars, as in .../train-{{000000..000012}}.tar")
     if is_pattern and not place.is_url:
         found = [locate(path) for path in sorted(glob.glob(place.text))]  # noqa: PTH207, a pattern may begin at /

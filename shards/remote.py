@@ -39,9 +39,20 @@ class Location:
         return "://" in self.text
 
     @property
+    def is_web(self) -> bool:
+        """Tell whether a web server has this: it can be neither listed nor written."""
+        return self.text.startswith(("http://", "https://"))
+
+    @property
     def path(self) -> Path:
         """The local path."""
         return Path(self.text)
+
+    def local(self) -> Path | None:
+        """Return the path of what lies on a disk, file:// too: there a rename is to be had."""
+        if self.text.startswith("file://"):
+            return Path(urlsplit(self.text).path)
+        return None if self.is_url else self.path
 
     @property
     def name(self) -> str:
@@ -79,7 +90,7 @@ class Location:
         """List the names in a folder; none where it isn't there, or over http, which can't list."""
         if not self.is_url:
             return sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
-        if self.text.startswith("http"):
+        if self.is_web:
             return []
         with reaching(self):
             filesystem, path = self.resolve()
@@ -100,7 +111,7 @@ class Location:
             UsageError: it is a web page's address, where nothing can be written.
             DataError: the store can't be reached or refuses. A disk's errors are OSErrors, as everywhere.
         """
-        if (local := self._local()) is not None:
+        if (local := self.local()) is not None:
             local.parent.mkdir(parents=True, exist_ok=True)
             format.write_whole(local, content)
         else:
@@ -108,7 +119,7 @@ class Location:
 
     def upload(self, file: Path) -> None:
         """Copy a local file here in blocks, whole or not at all (see write_bytes)."""
-        if (local := self._local()) is not None:
+        if (local := self.local()) is not None:
             local.parent.mkdir(parents=True, exist_ok=True)
             temporary = local.with_name(f".{local.name}.tmp")
             try:
@@ -130,7 +141,7 @@ class Location:
 
     def remove(self) -> None:
         """Delete a file, if it's there."""
-        if (local := self._local()) is not None:
+        if (local := self.local()) is not None:
             local.unlink(missing_ok=True)
             return
         self._check_writable()
@@ -141,7 +152,7 @@ class Location:
 
     def remove_tree(self) -> None:
         """Delete a folder with all that is in it, if it's there."""
-        if (local := self._local()) is not None:
+        if (local := self.local()) is not None:
             if local.is_dir():
                 shutil.rmtree(local)
             return
@@ -170,14 +181,8 @@ class Location:
         root = parts.netloc.rpartition("@")[2] if parts.scheme not in ("file", "") else ""
         return filesystem, f"{root}{parts.path}"
 
-    def _local(self) -> Path | None:
-        """Return the path of what lies on a disk, file:// too: there a rename is to be had."""
-        if self.text.startswith("file://"):
-            return Path(urlsplit(self.text).path)
-        return None if self.is_url else self.path
-
     def _check_writable(self) -> None:
-        if self.text.startswith(("http://", "https://")):
+        if self.is_web:
             raise UsageError(f"{self} can't be written: give a folder, or a store such as s3:// or gs://")
 
     def _put(self, blocks: Iterable[bytes]) -> None:

@@ -17,7 +17,6 @@ from shards.walk import Member, Tar, sound_members
 NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # webdataset's: the key ends at the first dot of the last part
 META = re.compile(r"__[^/]*__($|/)")  # webdataset's: members that are about the tar, not of a sample
 MAX_KEY_BYTES = 1024
-MAX_SAMPLE_RATE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +117,7 @@ def _row(key: str, data: bytes, *, offset: int, codec: str, name: str, facts: di
     header = audio.read_header(data, name=name)
     if header.codec != codec:
         raise DataError(f"{name} holds {header.codec}, whatever its name says: pack it anew")
-    if not 1 <= header.sample_rate <= MAX_SAMPLE_RATE:
+    if not 1 <= header.sample_rate <= format.MAX_SAMPLE_RATE:
         raise DataError(f"{name} says sample_rate {header.sample_rate:,}: pack it anew")
     if header.length > audio.MAX_POINTS:
         raise DataError(f"{name} holds {header.length:,} samples, over {audio.MAX_POINTS:,}: cut it up")

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from shards.body import identity_of, open_body
+from shards.body import identity_of
 from shards.errors import UsageError
 from shards.folders import AudioFolder, open_audio
 from shards.nsynth import NSynthFolder
@@ -26,12 +26,6 @@ class Archive:
     def identity(self) -> str:
         """Tell archives apart without reading 24 GB: by their size, head and tail."""
         return identity_of(self.place)
-
-    @property
-    def size(self) -> int:
-        """Count its bytes."""
-        with open_body(self.place) as body:
-            return body.size
 
 
 Origin: TypeAlias = NSynthFolder | Archive | AudioFolder

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import xxhash
 
-from shards.format import BLOCK
+from shards.format import BLOCK, padded
 
 RECORD = 20 * BLOCK  # a tar ends in two zero blocks, filled up to a record
 ZEROS = bytes(RECORD + BLOCK)  # the most that an end can take
@@ -32,11 +32,6 @@ def header(name: str, size: int) -> bytes:
         raise ValueError(f"a ustar header can't hold {name!r} of {size} bytes")
     checksum = b"%06o\0 " % (_CHECKSUM + sum(encoded) + sum(octal))
     return encoded.ljust(NAME_BYTES, b"\0") + _BEFORE_SIZE + octal + _AFTER_SIZE + checksum + _AFTER_CHECKSUM
-
-
-def padded(size: int) -> int:
-    """Return the bytes that contents of `size` take: whole blocks."""
-    return -(-size // BLOCK) * BLOCK
 
 
 def end_of(size: int) -> int:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from shards import format
 from shards.errors import DataError, UsageError
 from shards.index_file import Shard, read_about
-from shards.remote import Location, PathLike
+from shards.remote import Location, PathLike, locate
 
 NAME = ".packing"
 META_SHARD = b"shard"
@@ -41,10 +41,9 @@ class Written:
 
 def find_target(dst: PathLike, *, split: str) -> "Target":
     """Say where DST/SPLIT is made: what is under way lies on its disk, or below $TMPDIR for a URL."""
-    text = str(dst)
-    folder = Location(text.removeprefix("file://") if text.startswith("file:///") else text) / split
-    if not folder.is_url:
-        return Target(folder, folder.path / NAME)
+    folder = locate(dst) / split
+    if (local := folder.local()) is not None:
+        return Target(locate(local), local / NAME)
     digest = hashlib.blake2b(folder.text.encode(), digest_size=8).hexdigest()
     return Target(folder, Path(tempfile.gettempdir()) / "notestream" / f"packing-{digest}")
 

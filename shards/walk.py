@@ -103,7 +103,7 @@ def sound_members(tar: Tar, *, name: str) -> Iterator[Member]:
         if is_awaited:
             if size > MAX_NAME_BYTES:
                 raise DataError(f"{name} has {size:,} bytes of extended header at byte {start:,}, {before}: {AGAIN}")
-            text = tar.take(padded(size))  # tarfile takes the padding for text too
+            text = tar.take(format.padded(size))  # tarfile takes the padding for text too
             if info.type == tarfile.XGLTYPE and any(_pax_records(text)):
                 raise DataError(f"{name} has one name or size for all members at byte {start:,}, {before}: {AGAIN}")
             longer = long_header(info.type, text) | longer  # of several the first holds, as in tarfile
@@ -113,7 +113,7 @@ def sound_members(tar: Tar, *, name: str) -> Iterator[Member]:
             longer = {}
             yield Member(info.name, start + format.BLOCK, size, info.isreg())
             before = f"after {info.name[:99]!r}"
-        tar.skip_to(padded(end))
+        tar.skip_to(format.padded(end))
 
 
 def _cut(tar: Tar, start: int) -> str:
@@ -170,7 +170,7 @@ def members(tar: Tar, offsets: Sequence[int]) -> Iterator[tuple[str | None, int,
             yield None, tar.at, 0
             following = bisect.bisect_left(offsets, start + 2 * format.BLOCK)
             if tar.at > start + format.BLOCK:
-                tar.skip_to(padded(tar.at))
+                tar.skip_to(format.padded(tar.at))
             elif following < len(offsets):
                 tar.skip_to(offsets[following] - format.BLOCK)
             else:
@@ -187,7 +187,7 @@ def members(tar: Tar, offsets: Sequence[int]) -> Iterator[tuple[str | None, int,
         if tar.at < end:
             tar.cut = f"inside {info.name}"
             return
-        tar.skip_to(padded(end))
+        tar.skip_to(format.padded(end))
 
 
 def read_header(block: bytes, *, longer: Mapping[str, Any]) -> tarfile.TarInfo | None:
@@ -211,10 +211,6 @@ def _plain_header(block: bytes) -> tarfile.TarInfo | None:
     info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
     info.size = int(found[2], 8)
     return info
-
-
-def padded(size: int) -> int:
-    return -(-size // format.BLOCK) * format.BLOCK
 
 
 def long_header(kind: bytes, text: bytes) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -99,9 +100,9 @@ def store() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serve(folder: Path) -> Iterator[str]:
+def serve(folder: Path, *, middlewares: Sequence[Any] = ()) -> Iterator[str]:
     """Serve a folder by a real web server that answers ranges; gives its address."""
-    loop, app = asyncio.new_event_loop(), web.Application()
+    loop, app = asyncio.new_event_loop(), web.Application(middlewares=middlewares)
     app.router.add_static("/", folder)
     runner = web.AppRunner(app)
     loop.run_until_complete(runner.setup())

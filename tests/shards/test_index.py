@@ -1,6 +1,5 @@
 """The index: opening reads no row, a reader loads what it needs, a foreign index is refused, writing is whole."""
 
-import asyncio
 import dataclasses
 import json
 import multiprocessing
@@ -10,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +28,7 @@ from shards.index_writer import find_classes, write_index
 from shards.remote import locate
 from shards.verify import verify
 from streaming.store import Store
+from tests.conftest import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILY = "instrument_family_str"
@@ -200,7 +199,7 @@ def test_a_foreign_index_is_refused_before_a_row_is_read(valid: Path, change, me
 
 
 def test_too_many_shards_are_refused(valid: Path, monkeypatch):
-    monkeypatch.setattr("shards.claims.MAX_SHARDS", 1)
+    monkeypatch.setattr("shards.format.MAX_SHARDS", 1)
     with pytest.raises(DataError, match=r"has 2 shards, over 1: pack or index again"):
         reopen(valid)
 
@@ -461,19 +460,8 @@ def website(data: Path) -> Iterator[tuple[str, list[str]]]:
         asked.append(f"{request.method} {request.path}")
         return await handler(request)
 
-    loop, app = asyncio.new_event_loop(), web.Application(middlewares=[count])
-    app.router.add_static("/", data)
-    runner = web.AppRunner(app)
-    loop.run_until_complete(runner.setup())
-    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    host, port = runner.addresses[0]
-    yield f"http://{host}:{port}", asked
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with serve(data, middlewares=[count]) as address:
+        yield address, asked
 
 
 def test_a_remote_index_is_fetched_once(website: tuple[str, list[str]], data: Path):
@@ -537,6 +525,7 @@ def test_a_million_rows_open_at_once_and_a_reader_holds_what_it_needs(large: Pat
     code = """
 import pickle, resource, sys
 from streaming.store import Store
+from tests.conftest import serve
 from shards.index import open_pack
 import fsspec, pyarrow.compute, pyarrow.parquet
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
