@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from shards.index_file import Shard
-from shards.members import FACTS, index_table, label_json, place_row, prepare
+from shards.contents import Facts, write_tar
+from shards.index_file import PLACE
+from shards.members import label_json, place_row, prepare
 from shards.nsynth import check_present
 from shards.progress import meter
 from shards.shard import Job
 from shards.spool import Spool
 from shards.tar import end_of, parts
-from shards.target import UNDER_WAY, Written
+from shards.target import UNDER_WAY
 
 READ_BYTES = 1 << 20
+PLACES = {field.name: np.dtype(str(field.type)) for field in PLACE if field.name not in ("shard", "key")}
 
 
 class Gaps:
@@ -37,7 +39,7 @@ class Gaps:
         keys = job.arrangement.manifest["key"].to_pylist()
         self._renamed = {key: name for key, name in zip(keys, names, strict=True) if key != name}
         self._size: int | None = None
-        self._facts = {name: np.zeros(rows, kind) for name, kind in FACTS.items()}
+        self._facts = {name: np.zeros(rows, kind) for name, kind in PLACES.items()}
 
     def take(self, name: str, data: bytes) -> None:
         """Put a note where it belongs; one that isn't asked for, or is in a tar that is whole, is passed over."""
@@ -120,18 +122,16 @@ class Gaps:
     def _close(self, number: int) -> None:
         rows, path = self.job.arrangement.rows(number), self._path(number)
         if not (self._facts["size"][rows] > 0).all():
-            self.job.target.publish(self.job.write(number, self, advance=lambda: None))
+            anew = self.job.contents(number, self)
+            self.job.publish(number, anew.path, write_tar(anew, advance=int))
             path.unlink(missing_ok=True)
             return
         digest = xxhash.xxh3_128()
         with path.open("rb") as file:
             while block := file.read(READ_BYTES):
                 digest.update(block)
-        name, notes = self.job.name(number), self.job.arrangement.notes(number)
-        shard = Shard(name=name, rows=len(rows), bytes=path.stat().st_size, hash=digest.hexdigest())
-        facts = [
-            {"key": key} | {fact: values[row].item() for fact, values in self._facts.items()}
-            for key, row in zip(notes["key"].to_pylist(), rows, strict=True)
+        places = [
+            {"key": key} | {name: values[row].item() for name, values in self._facts.items()}
+            for key, row in zip(self.job.arrangement.keys(number), rows, strict=True)
         ]
-        table = index_table(facts, shard=name, labels=notes.drop_columns(["key"]))
-        self.job.target.publish(Written(path=path, number=number, table=table, shard=shard))
+        self.job.publish(number, path, Facts(places=places, bytes=path.stat().st_size, hash=digest.hexdigest()))

@@ -19,11 +19,11 @@ from shards.index_file import Shard, read_about
 from shards.index_writer import write_index
 from shards.kept import KeptRows
 from shards.labels import Columns
-from shards.members import index_table
 from shards.places import find_tars
 from shards.progress import Meter, meter
 from shards.remote import Location, PathLike, locate, reaching
 from shards.samples import Sample, read_samples
+from shards.shard import index_table
 from shards.walk import Tar
 
 BATCH_ROWS = 1024

@@ -6,7 +6,7 @@ is asked for (`--order source`); all else goes by the sorted keys, so that a fol
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,20 +16,9 @@ from numpy.typing import NDArray
 from shards import format
 from shards.bijection import permute
 from shards.errors import UsageError
+from shards.files import AudioFiles, FolderFiles
 
 Order: TypeAlias = Literal["shuffled", "source"]
-
-
-class Files(Protocol):
-    """Where the audio of a source is read from, by any thread."""
-
-    def read(self, key: str) -> bytes:
-        """Read one note's file."""
-        ...
-
-    def name(self, key: str) -> str:
-        """Say where that file is, for messages."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +27,7 @@ class Source:
 
     manifest: pa.Table
     sample_rate: int
-    files: Files
+    files: FolderFiles | AudioFiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +46,10 @@ class Arrangement:
     def rows(self, number: int) -> NDArray[np.int64]:
         """Return the manifest's rows in shard `number`, in the order of its tar."""
         return self.order[number * self.rows_per_shard : (number + 1) * self.rows_per_shard]
+
+    def keys(self, number: int) -> list[str]:
+        """List the keys of one shard."""
+        return self.manifest["key"].take(self.rows(number)).to_pylist()
 
     def notes(self, number: int) -> pa.Table:
         """Return the manifest of one shard."""

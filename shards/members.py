@@ -1,20 +1,16 @@
 """members: one note's file and labels -> a shard's members and its row of the index."""
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from isal import isal_zlib
 from numpy.typing import NDArray
 
 from shards import audio
 from shards.errors import DataError
-from shards.index_file import PLACE
 
 _encoder = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each note
-FACTS = {field.name: np.dtype(str(field.type)) for field in PLACE if field.name not in ("shard", "key")}
 
 
 def prepare(data: bytes, *, sample_rate: int, codec: str, name: str) -> tuple[bytes, NDArray[np.int16]]:
@@ -59,15 +55,3 @@ def check_header(header: audio.Header, *, sample_rate: int, name: str) -> None:
         raise DataError(f"channels must be 1, got {header.channels} ({name}): mix it down, as with `sox IN -c 1 OUT`")
     if header.length < 1:
         raise DataError(f"length must be at least 1 sample, got {header.length} ({name}): leave the file out")
-
-
-def index_table(rows: Sequence[Mapping[str, Any]], *, shard: str, labels: pa.Table) -> pa.Table:
-    """Join the rows of one shard with their label columns, (rows,) each, into the index's schema."""
-    named = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([shard]))
-    places = [pa.array([row[field.name] for row in rows], field.type) for field in list(PLACE)[1:]]
-    table = pa.Table.from_arrays([named, *places], schema=PLACE)
-    for name in labels.column_names:
-        if name in PLACE.names:
-            raise DataError(f"label column {name!r} has a name that the index keeps for itself: rename it")
-        table = table.append_column(labels.schema.field(name), labels[name])
-    return table

@@ -1,8 +1,8 @@
-"""nsynth: a folder in NSynth's layout -> a manifest of notes, and a way to read each."""
+"""nsynth: a folder in NSynth's layout -> a manifest of notes, and where each is read from."""
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,30 +11,11 @@ import xxhash
 
 from shards.errors import DataError
 from shards.examples import read_examples
+from shards.files import FolderFiles
 from shards.keys import rename_column
 from shards.manifest import Source
 
 READ_BYTES = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderFiles:
-    """Notes as files of a folder: AUDIO/KEY.wav. `renamed` tells which keys' files have another name."""
-
-    folder: Path
-    renamed: Mapping[str, str]
-
-    def read(self, key: str) -> bytes:
-        """Read one note's file; by system calls, since Path.read_bytes takes half as long again."""
-        descriptor = os.open(self.name(key), os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
-            return os.read(descriptor, os.fstat(descriptor).st_size)
-        finally:
-            os.close(descriptor)
-
-    def name(self, key: str) -> str:
-        """Say where that file is."""
-        return f"{self.folder}/{self.renamed.get(key, key)}.wav"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,10 @@ own: shards.deal puts them into the same tars.
 """
 
 import dataclasses
-import multiprocessing
-import os
 import sys
-import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +24,9 @@ from shards.deal import deal
 from shards.errors import DataError, UsageError
 from shards.index import Pack, open_pack
 from shards.index_writer import write_index
-from shards.manifest import Files, Order, arrange, parse_where
-from shards.progress import Meter, meter
+from shards.manifest import Order, Source, arrange, parse_where
+from shards.packers import Packers, open_packers
+from shards.progress import meter
 from shards.remote import Location, PathLike
 from shards.shard import Job
 from shards.sources import Archive, Layout, find_origin
@@ -88,9 +86,10 @@ def pack(
             if isinstance(origin, Archive):
                 job = deal(origin, target=target, plan=plan, codec=codec, jobs=jobs)
             else:
-                source = origin.open()
-                job = plan(source.manifest, sample_rate=source.sample_rate)
-                _write_shards(job, source.files, jobs=jobs)
+                with open_packers(jobs) as packers:
+                    source = origin.open()
+                    job = plan(source.manifest, sample_rate=source.sample_rate)
+                    _write_shards(job, source, packers=packers, jobs=jobs)
             _finish(job, options=options)
         target.clear()
     except BaseException:
@@ -113,64 +112,20 @@ def is_packed(dst: PathLike, *, split: str) -> bool:
     return (find_target(dst, split=split).folder / format.INDEX_NAME).size() is not None
 
 
-def _write_shards(job: Job, files: Files, *, jobs: int) -> None:
+def _write_shards(job: Job, source: Source, *, packers: Packers, jobs: int) -> None:
+    """Write the shards that aren't whole; while the disk takes some in, the next are written."""
     todo = job.todo()
-    told = f"packing {job.split}"
-    with meter(told, total=len(job.arrangement.order), unit="notes") as progress:
+    told = meter(f"packing {job.split}", total=len(job.arrangement.order), unit="notes")
+    with told as progress, ThreadPoolExecutor(jobs) as disk:
         progress.advance(progress.total - sum(len(job.arrangement.rows(number)) for number in todo))
-        if jobs == 1 or len(todo) < 2:
-            _write_here(job, files, todo=todo, progress=progress)
-            return
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            min(jobs, len(todo)), mp_context=spawn, initializer=_adopt, initargs=(job, files)
-        ) as pool:
-            try:
-                for rows in pool.map(_write_adopted, todo):
-                    progress.advance(rows)
-            except BrokenProcessPool as error:
-                told = "a packing process was killed, as happens where memory runs out"
-                raise DataError(f"{told}: run again with fewer --jobs, whole shards are kept") from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-
-def _write_here(job: Job, files: Files, *, todo: Sequence[int], progress: Meter) -> None:
-    """Write shards in this process; while the disk takes in one, the next is written."""
-    with ThreadPoolExecutor(1) as disk:
-        last: Future[None] | None = None
-        for number in todo:
-            written = job.write(number, files, advance=progress.advance)
-            if last:
-                last.result()
-            last = disk.submit(job.target.publish, written)
-        if last:
-            last.result()
-
-
-_adopted: list[tuple[Job, Files]] = []  # a packing process gets its job once, not with every shard
-
-
-def _adopt(job: Job, files: Files) -> None:
-    _adopted[:] = [(job, files)]
-    threading.Thread(target=_follow, daemon=True).start()
-
-
-def _follow() -> None:
-    """End with the process that began us."""
-    # the pool of one that was killed waits for ever, having first written what was queued: beside a run that goes on
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only a pool's process adopts a job"
-    parent.join()
-    os._exit(1)
-
-
-def _write_adopted(number: int) -> int:
-    job, files = _adopted[0]
-    written = job.write(number, files, advance=lambda: None)
-    job.target.publish(written)
-    return written.shard.rows
+        contents = (job.contents(number, source.files.only(job.arrangement.keys(number))) for number in todo)
+        under_way: deque[Future[None]] = deque()
+        for number, facts in zip(todo, packers(contents, progress.advance), strict=True):
+            if len(under_way) == jobs:
+                under_way.popleft().result()
+            under_way.append(disk.submit(job.publish, number, job.temporary(number), facts))
+        for tar in under_way:
+            tar.result()
 
 
 def _finish(job: Job, *, options: Mapping[str, Any]) -> None:

@@ -18,16 +18,15 @@ import pyarrow as pa
 from shards import format
 from shards.arrivals import Note, arrivals
 from shards.body import open_body
+from shards.contents import Contents, write_tar
 from shards.errors import DataError, UsageError
-from shards.folders import AudioFiles, key_of, list_audio
+from shards.files import AudioFiles, Files, FolderFiles
+from shards.folders import key_of, list_audio
 from shards.index import Pack, read_pack
 from shards.index_file import PLACE, Shard
 from shards.keys import COLUMN
-from shards.manifest import Files
-from shards.nsynth import FolderFiles
 from shards.progress import Meter, meter
 from shards.remote import PathLike, locate
-from shards.shard import write_tar
 from shards.sources import find_nsynth
 from shards.spool import Spool
 from shards.verify import verify_split
@@ -139,11 +138,9 @@ class _Spooled:
 
 def _rewrite(pack: Pack, shard: Shard, *, notes: pa.Table, files: Files, staging: Path, progress: Meter) -> None:
     path, place = staging / shard.name, pack.folder / shard.name
-    _, written = write_tar(
-        path, notes=notes, name=shard.name, files=files, sample_rate=pack.sample_rate, codec=pack.codec,
-        advance=progress.advance,
-    )  # fmt: skip
-    if written != shard:
+    contents = Contents(path=path, notes=notes.to_pylist(), files=files, sample_rate=pack.sample_rate, codec=pack.codec)
+    written = write_tar(contents, advance=progress.advance)
+    if (len(written.places), written.bytes, written.hash) != (shard.rows, shard.bytes, shard.hash):
         raise DataError(
             f"{shard.name} would be another than it was (xxh3-128 {written.hash}, not {shard.hash}): the source's "
             "audio has changed, or libFLAC has; pack anew into another folder"

@@ -1,24 +1,25 @@
-"""shard: notes and their files -> one tar and its rows of the index. Its bytes follow from the notes alone."""
+"""shard: a job -> what goes into each of its tars, and what a pack keeps of a tar once it is written."""
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from shards import format
-from shards.index_file import Shard
-from shards.manifest import Arrangement, Files
-from shards.members import index_table, label_json, place_row, prepare
-from shards.tar import Tarball
+from shards.contents import Contents, Facts
+from shards.errors import DataError
+from shards.files import Files
+from shards.index_file import PLACE, Shard
+from shards.manifest import Arrangement
 from shards.target import UNDER_WAY, Target, Written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that it takes to write any shard of a split but the files; crosses to packing processes."""
+    """All that it takes to write any shard of a split but the files."""
 
     arrangement: Arrangement
     target: Target
@@ -42,41 +43,28 @@ class Job:
             print(f"going on with {self.target.folder}: {told}", file=sys.stderr)  # noqa: T201
         return [number for number in range(shards) if number not in whole]
 
-    def write(self, number: int, files: Files, *, advance: Callable[[], Any]) -> Written:
-        """Write the tar of a shard to its temporary place."""
-        table, shard = write_tar(
-            self.temporary(number), notes=self.arrangement.notes(number), name=self.name(number), files=files,
-            sample_rate=self.sample_rate, codec=self.codec, advance=advance,
+    def contents(self, number: int, files: Files) -> Contents:
+        """Gather what goes into the tar of a shard."""
+        return Contents(
+            path=self.temporary(number), notes=self.arrangement.notes(number).to_pylist(), files=files,
+            sample_rate=self.sample_rate, codec=self.codec,
         )  # fmt: skip
-        return Written(path=self.temporary(number), number=number, table=table, shard=shard)
+
+    def publish(self, number: int, path: Path, facts: Facts) -> None:
+        """Put the tar of a shard, written at `path`, in its place."""
+        name, rows = self.name(number), len(facts.places)
+        table = index_table(facts.places, shard=name, labels=self.arrangement.notes(number).drop_columns(["key"]))
+        shard = Shard(name=name, rows=rows, bytes=facts.bytes, hash=facts.hash)
+        self.target.publish(Written(path=path, number=number, table=table, shard=shard))
 
 
-def write_tar(
-    path: Path,
-    *,
-    notes: pa.Table,
-    name: str,
-    files: Files,
-    sample_rate: int,
-    codec: str,
-    advance: Callable[[], Any],
-) -> tuple[pa.Table, Shard]:
-    """Write a tar, note after note; `notes` are `key` and labels, (rows,) each. Return its rows, and it as a shard.
-
-    Raises:
-        DataError: a note that can't be packed; nothing of the tar stays behind.
-    """
-    rows = []
-    try:
-        with Tarball(path) as tar:
-            for labels in notes.to_pylist():
-                key = labels.pop("key")
-                data, samples = prepare(files.read(key), sample_rate=sample_rate, codec=codec, name=files.name(key))
-                offsets = tar.add(key, {"json": label_json(labels), codec: data})
-                rows.append(place_row(key, data, samples=samples, offset=offsets[codec]))
-                advance()
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    table = index_table(rows, shard=name, labels=notes.drop_columns(["key"]))
-    return table, Shard(name=name, rows=len(rows), bytes=tar.size, hash=tar.hash)
+def index_table(rows: Sequence[Mapping[str, Any]], *, shard: str, labels: pa.Table) -> pa.Table:
+    """Join the rows of one shard with their label columns, (rows,) each, into the index's schema."""
+    named = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([shard]))
+    places = [pa.array([row[field.name] for row in rows], field.type) for field in list(PLACE)[1:]]
+    table = pa.Table.from_arrays([named, *places], schema=PLACE)
+    for name in labels.column_names:
+        if name in PLACE.names:
+            raise DataError(f"label column {name!r} has a name that the index keeps for itself: rename it")
+        table = table.append_column(labels.schema.field(name), labels[name])
+    return table

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from shards.folders import AudioFiles, open_audio
+from shards.files import AudioFiles
+from shards.folders import open_audio
 from shards.index import Pack, open_pack
 from shards.members import prepare
 from shards.pack import pack

@@ -14,8 +14,8 @@ import pytest
 
 from shards import audio
 from shards.errors import DataError
+from shards.files import AudioFiles
 from shards.findings import Finding
-from shards.folders import AudioFiles
 from shards.members import prepare
 from shards.pack import pack
 from shards.tables import read_table

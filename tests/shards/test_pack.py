@@ -11,7 +11,7 @@ import pytest
 import webdataset
 from isal import isal_zlib
 
-from shards import audio, format, nsynth, shard
+from shards import audio, format, members, nsynth
 from shards.errors import DataError, UsageError
 from shards.index import open_pack
 from shards.pack import pack
@@ -75,7 +75,7 @@ def test_bytes_do_not_depend_on_jobs_or_on_interruptions(notes: Path, data: Path
     pack(notes, tmp_path / "two", split="train", rows_per_shard=10, jobs=2)
     assert contents(tmp_path / "two/train") == whole
 
-    read, count = shard.prepare, 0
+    read, count = members.prepare, 0
 
     def interrupted(*args, **kwargs):
         nonlocal count
@@ -84,7 +84,7 @@ def test_bytes_do_not_depend_on_jobs_or_on_interruptions(notes: Path, data: Path
             raise KeyboardInterrupt
         return read(*args, **kwargs)
 
-    monkeypatch.setattr(shard, "prepare", interrupted)
+    monkeypatch.setattr("shards.contents.prepare", interrupted)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             pack(notes, tmp_path / "three", split="train", rows_per_shard=10)
