@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from isal import isal_zlib
 
 from shards import audio, format, members, nsynth
@@ -58,6 +60,17 @@ def test_sounding_length_tells_where_a_note_falls_silent(data: Path):
         assert (abs(row["sounding_length"] - 8_000) < 50) if half else (row["sounding_length"] > 15_900)
     assert audio.sounding_length(np.zeros(100, np.int16)) == 0
     assert audio.sounding_length(np.array([-32768, 0, 33, 0], np.int16)) == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3 * audio.TAIL), st.sampled_from([-32768, -33, -32, 0, 1, 32, 33, 32767]))))
+def test_sounding_length_is_that_of_the_plain_definition(points: list[tuple[int, int]]):
+    samples = np.zeros(max((at for at, _ in points), default=-1) + 1, np.int16)
+    for at, value in points:
+        samples[at] = value
+    level = np.abs(samples.astype(np.int64))
+    loud = np.flatnonzero(1000 * level > level.max(initial=0))
+    assert audio.sounding_length(samples) == (int(loud[-1]) + 1 if len(loud) else 0)
 
 
 @pytest.mark.parametrize("order", ["first", "middle", "last"])
