@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeAlias
 
+from shards import linux
 from shards.contents import Contents, Facts, write_tar
 from shards.errors import DataError
 
@@ -50,6 +51,7 @@ def open_packers(jobs: int) -> Iterator[Packers]:
 
 
 def _write_here(contents: Iterable[Contents], advance: Advance) -> Iterator[Facts]:
+    linux.keep_heap()
     for one in contents:
         yield write_tar(one, advance=partial(advance, 1))
 
@@ -72,6 +74,7 @@ def _await(tar: Future[Facts], advance: Advance) -> Facts:
 
 def _begin() -> None:
     """Make this process end with the one that began it, and at Ctrl-C without a word: the parent has one."""
+    linux.keep_heap()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_follow, daemon=True).start()
 
