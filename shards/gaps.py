@@ -7,7 +7,6 @@ a note of another size waits in the spool, and its tar is written anew at the en
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -22,7 +21,7 @@ from shards.spool import Spool
 from shards.tar import end_of, parts
 from shards.target import UNDER_WAY
 
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 18  # stays in the cache
 PLACES = {field.name: np.dtype(str(field.type)) for field in PLACE if field.name not in ("shard", "key")}
 
 
@@ -31,7 +30,8 @@ class Gaps:
 
     def __init__(self, job: Job, *, names: Sequence[str], spool: Spool, archive: str) -> None:
         self.job, self.spool, self.archive, self.todo = job, spool, archive, job.todo()
-        rows, self._names = len(names), names
+        rows = len(names)
+        self._paths = {number: job.target.work / f"{job.name(number)}.gaps{UNDER_WAY}" for number in self.todo}
         self._shard = np.full(rows, -1, np.int32)
         for number in self.todo:
             self._shard[job.arrangement.rows(number)] = number
@@ -71,7 +71,7 @@ class Gaps:
         missing = [name for name, row in self._row.items() if not filled[row] and name not in self.spool]
         check_present(missing, name=self.archive)
         told = meter(f"finishing {self.job.split}", total=len(self.todo), unit="shards")
-        with told as progress, ThreadPoolExecutor(jobs) as pool:
+        with told as progress, ThreadPoolExecutor(jobs + 1) as pool:  # while the disk takes one in, one is hashed
             for _ in pool.map(self._close, self.todo):
                 progress.advance()
 
@@ -81,7 +81,7 @@ class Gaps:
         if name in self.spool:
             return self.spool.read(name)
         row = self._row[name]
-        with self._path(int(self._shard[row])).open("rb") as file:
+        with self._paths[int(self._shard[row])].open("rb") as file:
             file.seek(self._facts["offset"][row])
             return file.read(self._facts["size"][row])
 
@@ -89,11 +89,8 @@ class Gaps:
         """Say where a note came from."""
         return f"{self.archive}:{self._renamed.get(key, key)}.wav"
 
-    def _path(self, number: int) -> Path:
-        return self.job.target.work / f"{self.job.name(number)}.gaps{UNDER_WAY}"
-
     def _write(self, number: int, data: bytes, *, at: int) -> None:
-        descriptor = os.open(self._path(number), os.O_WRONLY)
+        descriptor = os.open(self._paths[number], os.O_WRONLY)
         try:
             view = memoryview(data)
             while view:
@@ -107,7 +104,7 @@ class Gaps:
         self._size, blank = size, bytes(size)
         for number in self.todo:
             at = 0
-            with self._path(number).open("wb") as file:
+            with self._paths[number].open("wb") as file:
                 for row, labels in zip(
                     self.job.arrangement.rows(number), self.job.arrangement.notes(number).to_pylist(), strict=True
                 ):
@@ -120,16 +117,16 @@ class Gaps:
                 file.truncate(end_of(at))
 
     def _close(self, number: int) -> None:
-        rows, path = self.job.arrangement.rows(number), self._path(number)
+        rows, path = self.job.arrangement.rows(number), self._paths[number]
         if not (self._facts["size"][rows] > 0).all():
             anew = self.job.contents(number, self)
             self.job.publish(number, anew.path, write_tar(anew, advance=int))
             path.unlink(missing_ok=True)
             return
-        digest = xxhash.xxh3_128()
-        with path.open("rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
+        digest, block = xxhash.xxh3_128(), memoryview(bytearray(READ_BYTES))
+        with path.open("rb", buffering=0) as file:
+            while size := file.readinto(block):
+                digest.update(block[:size])
         places = [
             {"key": key} | {name: values[row].item() for name, values in self._facts.items()}
             for key, row in zip(self.job.arrangement.keys(number), rows, strict=True)
