@@ -40,7 +40,8 @@ def open_packers(jobs: int) -> Iterator[Packers]:
     spawn = multiprocessing.get_context("spawn")  # a fork beside threads may lock up
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin) as pool:
         try:
-            pool.submit(int)  # the first call begins all of them
+            with _one_thread():
+                pool.submit(int)  # the first call begins all of them
             yield partial(_write_by, pool, jobs)
         except BrokenProcessPool as error:
             told = "a packing process was killed, as happens where memory runs out"
@@ -48,6 +49,21 @@ def open_packers(jobs: int) -> Iterator[Packers]:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have processes that begin in the block load numpy without a thread a core, which takes as long as the rest."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _write_here(contents: Iterable[Contents], advance: Advance) -> Iterator[Facts]:
