@@ -19,7 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeAlias
 
-from shards import linux
 from shards.contents import Contents, Facts, write_tar
 from shards.errors import DataError
 
@@ -67,7 +66,6 @@ def _one_thread() -> Iterator[None]:
 
 
 def _write_here(contents: Iterable[Contents], advance: Advance) -> Iterator[Facts]:
-    linux.keep_heap()
     for one in contents:
         yield write_tar(one, advance=partial(advance, 1))
 
@@ -90,7 +88,6 @@ def _await(tar: Future[Facts], advance: Advance) -> Facts:
 
 def _begin() -> None:
     """Make this process end with the one that began it, and at Ctrl-C without a word: the parent has one."""
-    linux.keep_heap()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_follow, daemon=True).start()
 

@@ -17,8 +17,6 @@ RECORD = 20 * BLOCK  # a tar ends in two zero blocks, filled up to a record
 ZEROS = bytes(RECORD + BLOCK)  # the most that an end can take
 NAME_BYTES = 100  # a longer name would need a prefix: keys are shorter (format.MAX_KEY_BYTES)
 MAX_SIZE = 8**11 - 1  # eleven octal digits
-WRITE_BYTES = 1 << 20  # Linux takes a MiB into its cache in larger pages, at 60 % of the time of eight notes by one
-MAX_PIECES = 1000  # of one system call: Linux and macOS take 1,024
 
 # A header but for its name, size and checksum: mode 0444, uid, gid | time 0 | type, no link, magic, owner.
 _BEFORE_SIZE = b"0000444\0" + b"0000000\0" * 2
@@ -51,13 +49,11 @@ def parts(key: str, members: Mapping[str, bytes]) -> list[bytes]:
 
 
 class Tarball:
-    """A tar as it is written: hashed on the way, a system call a MiB. It ends when its block does."""
+    """A tar as it is written: hashed on the way, one system call a sample. It ends when its block does."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size, self._hash = path, 0, xxhash.xxh3_128()
         self._file = path.open("wb", buffering=0)
-        self._waiting: list[bytes] = []
-        self._written = 0
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
         """Append a sample; return where the contents of each member begin."""
@@ -65,14 +61,12 @@ class Tarball:
         for extension in sorted(members):
             offsets[extension] = at + BLOCK
             at += BLOCK + padded(len(members[extension]))
-        self._append(parts(key, members))
-        if self.size - self._written >= WRITE_BYTES:
-            self._write()
+        self._write(parts(key, members))
         return offsets
 
     @property
     def hash(self) -> str:
-        """The xxh3-128 of all that was added, 32 hex digits."""
+        """The xxh3-128 of all that was written, 32 hex digits."""
         return self._hash.hexdigest()
 
     def __enter__(self) -> "Tarball":
@@ -81,25 +75,17 @@ class Tarball:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._append([ZEROS[: end_of(self.size) - self.size]])
-                self._write()
+                self._write([ZEROS[: end_of(self.size) - self.size]])
         finally:
             self._file.close()
 
-    def _append(self, pieces: Sequence[bytes]) -> None:
+    def _write(self, pieces: Sequence[bytes]) -> None:
         for piece in pieces:
             self._hash.update(piece)
             self.size += len(piece)
-        self._waiting += pieces
-
-    def _write(self) -> None:
-        for first in range(0, len(self._waiting), MAX_PIECES):
-            pieces = self._waiting[first : first + MAX_PIECES]
-            total = sum(map(len, pieces))
-            written = os.writev(self._file.fileno(), pieces) if hasattr(os, "writev") else 0
-            if written < total:  # a nearly full disk, or a system without writev
-                rest = memoryview(b"".join(pieces))[written:]
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-        self._waiting.clear()
-        self._written = self.size
+        total = sum(map(len, pieces))
+        written = os.writev(self._file.fileno(), pieces) if hasattr(os, "writev") else 0
+        if written < total:  # a nearly full disk, or a system without writev
+            rest = memoryview(b"".join(pieces))[written:]
+            while rest:
+                rest = rest[self._file.write(rest) :]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.writer import TarWriter
 
-from shards.tar import WRITE_BYTES, Tarball, end_of, header
+from shards.tar import Tarball, end_of, header
 
 KEYS = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="./\\"), min_size=1, max_size=30)
 SAMPLES = st.lists(
@@ -49,23 +49,11 @@ def test_contents_begin_where_add_says(tmp_path: Path):
 
 
 def test_an_interrupted_tar_has_no_end(tmp_path: Path):
-    samples = [(f"k{i}", b"{}", "wav", bytes([i]) * 100_000) for i in range(1, 20)]
     with pytest.raises(KeyboardInterrupt), Tarball(tmp_path / "x.tar") as tar:
-        for key, labels, codec, audio in samples:
-            tar.add(key, {"json": labels, codec: audio})
+        tar.add("k", {"wav": b"w"})
         raise KeyboardInterrupt
-    left, whole = (tmp_path / "x.tar").read_bytes(), by_webdataset(samples)
-    assert WRITE_BYTES <= len(left) <= tar.size < len(whole)
-    assert left == whole[: len(left)]
+    assert (tmp_path / "x.tar").stat().st_size == 1024
     assert end_of(1024) == 10_240
-
-
-def test_samples_too_many_for_one_system_call_are_all_written(tmp_path: Path):
-    samples = [(f"k{i:04d}", b"{}", "wav", b"w" * (i % 3)) for i in range(2000)]
-    with Tarball(tmp_path / "x.tar") as tar:
-        for key, labels, codec, audio in samples:
-            tar.add(key, {"json": labels, codec: audio})
-    assert (tmp_path / "x.tar").read_bytes() == by_webdataset(samples)
 
 
 @pytest.mark.parametrize(("name", "size"), [("x" * 101, 1), ("ß" * 51, 1), ("", 1), ("x", 8**11), ("x", -1)])
