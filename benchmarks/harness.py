@@ -4,6 +4,7 @@ Rounds are interleaved: each method once, then each again, from another one on, 
 hits them alike. Ratios compare medians of one run. One thread, warm page cache, imports and first calls left out.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
@@ -14,8 +15,9 @@ import platform
 import shutil
 import statistics
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -127,6 +129,32 @@ def packed(*, split: str) -> Pack:
     """Return the pack of a split of `notes()`, made once."""
     source = notes()
     return pack(source, BENCH / f"pack-{source.parent.name}", split=split)
+
+
+def packed_many(count: int) -> Pack:
+    """Return the pack of `many(count)`, made once."""
+    return pack(many(count), BENCH / f"packed-{count}", split="train")
+
+
+@contextlib.contextmanager
+def peers(script: str, *args: str | Path) -> Iterator[Callable[[str], float]]:
+    """Start the other libraries' side in .venv-peers; yield a way to ask it for a method's seconds."""
+    python, path = ROOT / ".venv-peers" / "bin" / "python", Path(__file__).with_name(script)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with (
+        tempfile.TemporaryDirectory(dir=BENCH) as place,  # not from our folder: one of them owns our import names
+        subprocess.Popen([python, path, *map(str, args)], text=True, cwd=place, **pipes) as process,
+    ):
+        assert process.stdin and process.stdout
+        answers, questions = process.stdout, process.stdin
+        answers.readline()
+
+        def ask(name: str) -> float:
+            print(name, file=questions, flush=True)
+            return json.loads(answers.readline())["seconds"]
+
+        yield ask
+        questions.close()
 
 
 def folder(pack: Pack) -> Path:

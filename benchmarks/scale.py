@@ -12,20 +12,24 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 
 from benchmarks import harness
 from benchmarks.harness import Section, figure
-from shards import audio
+from shards import audio, index_writer
 from shards.fields import FAMILIES, QUALITIES, SOURCES
 from shards.index_file import PLACE, Shard
 from shards.index_writer import write_index
+from shards.listing import Shards
 
 TRAIN = 289_205
 FEW, MANY, MANY_SHARDS, NEEDED = 300_000, 1_000_000, 1000, 10
+MILLION, TEN, BATCH = 1_000_000, 10, 256  # shards of ten rows each
 ROWS_PER_SHARD = 1024
 PLACES = harness.BENCH / "scale"
 
@@ -81,6 +85,37 @@ def make_index(rows: int, *, shards: int) -> Path:
     return folder
 
 
+def make_large_index() -> Path:
+    """Write an index of a million shards of ten rows each, without tars, once: it opens as one of 10^9 rows does."""
+    folder = PLACES / f"index-{MILLION}-shards"
+    if (folder / "train" / "index.parquet").exists():
+        return folder
+    (folder / "train").mkdir(parents=True, exist_ok=True)
+    names, draw = [f"train-{number:06d}.tar" for number in range(MILLION)], np.random.default_rng(0)
+    shards = Shards(
+        names=pa.array(names),
+        rows=np.full(MILLION, TEN),
+        bytes=TEN * 130_048 + 512 * draw.integers(0, 4096, MILLION),  # such as FLAC's
+        hashes=draw.integers(0, 256, (MILLION, 16), np.uint8),
+    )
+    each = -(-MILLION // index_writer.MOST_GROUPS)
+    alike = _rows(range(TEN), name="", size=130_048)
+
+    class Groups:
+        def __iter__(self) -> Iterator[pa.Table]:
+            for first in range(0, MILLION, each):
+                here = names[first : first + each]
+                number = np.repeat(np.arange(len(here), dtype=np.int32), TEN)
+                group = pa.concat_tables([alike] * len(here)).combine_chunks()
+                yield group.set_column(0, "shard", pa.DictionaryArray.from_arrays(number, pa.array(here)))
+
+    with mock.patch.object(index_writer, "MOST_GROUPS", MILLION):  # a table a shard would take ten minutes
+        write_index(
+            folder / "train", split="train", sample_rate=16_000, codec="wav", shards=shards, tables=Groups(), options={}
+        )
+    return folder
+
+
 def _rows(numbers: range, *, name: str, size: int) -> pa.Table:
     notes = [example(i) for i in numbers]
     count = len(notes)
@@ -102,12 +137,18 @@ def peak_mb() -> float:
 
 def child(name: str, place: str) -> None:
     """Measure one thing in this process, and print its seconds and memory."""
-    from shards.index import open_pack
+    from shards.index import open_pack, read_pack
     from shards.pack import pack
+    from streaming.mix import make_order
 
     before, started = peak_mb(), time.perf_counter()
     if name == "pack":
         pack(place, PLACES / "out", split="train")
+    elif name in ("global", "windows"):
+        options = {"lanes": 8, "window": 100 * TEN} if name == "windows" else {}
+        order = make_order([read_pack(place, split="train")], seed=1, **options)
+        order.slots(order.span * 9 // 10 // 8 * 8, batch_size=BATCH, slots=range(BATCH))
+        next(order.upcoming(order.span * 9 // 10 // 8 * 8))
     else:
         found = open_pack(place, split="train")
         for number in range(NEEDED if name == "read" else 0):
@@ -132,18 +173,28 @@ def run() -> list[Section]:
         f"open one of {MANY:,} rows, read {NEEDED} of {MANY_SHARDS:,} shards' rows": ask("read", many),
     }
     opened = asked[f"open a pack of {FEW:,} rows"]
-    packed, read = (one for name, one in asked.items() if not name.startswith("open a"))
+    packed, read = (one for name, one in asked.items() if name != f"open a pack of {FEW:,} rows")
+    large = make_large_index()
+    started = {
+        f"start of a rank at {MILLION:,} shards, {what}": ask(name, large)
+        for name, what in (("global", "one shuffle"), ("windows", "8 lanes of windows of 100 shards"))
+    }
+    slow, fat = (max(one[of] for one in started.values()) for of in ("seconds", "peak"))
     return [
         Section(
             title="Memory and opening",
-            claim="Peak of memory above what imports take; the tars of the two opened packs are holes.",
+            claim="Peak of memory above what imports take; the tars of the two opened packs are holes. A rank starts "
+            "by reading the index, making the order and finding the first batch's rows at 90 % of an epoch; its "
+            "shards have ten rows each and no tars: nothing of it goes by the rows, and a million stat calls are left "
+            "out.",
             columns=("what", "seconds", "peak above imports, MB", "imports, MB"),
             rows=[
                 (name, figure(one["seconds"]), figure(one["peak"]), figure(one["imports"]))
-                for name, one in asked.items()
+                for name, one in (asked | started).items()
             ],
             summary=f"NSynth's count of notes is packed in {packed['peak']:,.0f} MB; {FEW:,} rows open in "
-            f"{1e3 * opened['seconds']:,.0f} ms; {NEEDED} of {MANY_SHARDS:,} shards take {read['peak']:,.0f} MB.",
+            f"{1e3 * opened['seconds']:,.0f} ms; {NEEDED} of {MANY_SHARDS:,} shards take {read['peak']:,.0f} MB; at "
+            f"{MILLION:,} shards a rank starts in {slow:.1f} s and {fat:,.0f} MB.",
         )
     ]
 

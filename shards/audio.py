@@ -116,16 +116,25 @@ def is_cut(data: bytes, *, frames: int, log: str) -> bool:
 
 
 def decode(
-    data: bytes, *, header: Header, start: int = 0, stop: int | None = None, out: NDArray[np.float32] | None = None
+    data: bytes,
+    *,
+    header: Header,
+    start: int = 0,
+    stop: int | None = None,
+    out: NDArray[np.float32] | None = None,
+    name: str = "a FLAC member",
 ) -> NDArray[np.float32]:
-    """Decode samples [start, stop) of a mono file to float32 in [-1, 1), into `out` (stop - start,) if given."""
+    """Decode samples [start, stop) of a mono file to float32 in [-1, 1), into `out` (stop - start,) if given.
+
+    `name` is what errors call it.
+    """
     stop = header.length if stop is None else stop
     if out is None:
         out = np.empty(stop - start, np.float32)
     if header.codec == "wav":
         pcm = np.frombuffer(data, "<i2", count=stop - start, offset=header.data_offset + 2 * start)
         return np.multiply(pcm, PCM16_SCALE, out=out)
-    out[:] = _flac_samples(data, start=start, stop=stop, dtype="float32")
+    out[:] = _flac_samples(data, start=start, stop=stop, dtype="float32", name=name)
     return out
 
 

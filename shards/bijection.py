@@ -8,6 +8,7 @@ golden vectors in the tests pin it.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 ROUNDS = 8
 U64 = np.uint64
+_MIXING = ((U64(30), U64(0xBF58476D1CE4E5B9)), (U64(27), U64(0x94D049BB133111EB)))
+_LAST_SHIFT = U64(31)
 Word: TypeAlias = int | str
 
 
@@ -36,31 +39,55 @@ def digest_words(words: tuple[Word, ...], *, purpose: bytes) -> bytes:
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    # splitmix64's finaliser (Steele, Lea and Flood 2014): every output bit depends on every input bit
-    x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return x ^ (x >> U64(31))
+    """Mix x, which is used up: splitmix64's finaliser (Steele, Lea and Flood 2014), all bits depend on all bits."""
+    for shift, factor in _MIXING:
+        x ^= x >> shift
+        x *= factor
+    x ^= x >> _LAST_SHIFT
+    return x
 
 
 def permute(positions: ArrayLike, n: int, *key: Word) -> NDArray[np.int64]:
     """Where each position in [0, n) goes under the permutation named by `key`; (k,) -> (k,)."""
+    whole = np.zeros(1, np.intp)  # one group, over which all positions broadcast
+    return permute_groups(positions, whole, sizes=[n], keys=[key])
+
+
+def permute_groups(
+    positions: ArrayLike, group: NDArray[np.intp], *, sizes: Sequence[int], keys: Sequence[tuple[Word, ...]]
+) -> NDArray[np.int64]:
+    """Where positions go, each under its own group's permutation of [0, sizes[g]), named by keys[g]; (k,) -> (k,).
+
+    As if `permute` were called for each group, at the cost of one call. `group` is (k,), or (1,) for all.
+    """
     y = np.array(positions, dtype=U64)
-    if n <= 1 or not len(y):
-        return np.zeros(len(y), np.int64)
-    keys = np.frombuffer(digest_words(key, purpose=b"permutation"), "<u8").astype(U64)
-    a = math.isqrt(n - 1) + 1
-    b = -(-n // a)
-    rows, columns = U64(a), U64(b)
+    if not len(y):
+        return y.astype(np.int64)
+    digests = b"".join(digest_words(key, purpose=b"permutation") for key in keys)
+    sides = [math.isqrt(max(n, 1) - 1) + 1 for n in sizes]
+    words = np.frombuffer(digests, "<u8").astype(U64).reshape(-1, ROUNDS)[group]
+    rows = np.array(sides, U64)[group]
+    columns = np.array([max(1, -(-n // a)) for n, a in zip(sizes, sides, strict=True)], U64)[group]
+    n = np.maximum(1, np.array(sizes)).astype(U64)[group]
     todo: NDArray[np.intp] | slice = slice(None)
     while True:
-        left, right = np.divmod(y[todo], columns)
-        for i in range(0, ROUNDS, 2):
-            left = (left + _mix(right + keys[i]) % rows) % rows
-            right = (right + _mix(left + keys[i + 1]) % columns) % columns
-        y[todo] = left * columns + right
-        todo = np.flatnonzero(y >= U64(n))
-        if not len(todo):
+        y[todo] = _rounds(y[todo], words.T, rows=rows, columns=columns)
+        astray = np.flatnonzero(y[todo] >= n)
+        if not len(astray):
             return y.astype(np.int64)
+        todo = astray if isinstance(todo, slice) else todo[astray]
+        if len(group) > 1:
+            words, rows, columns, n = words[astray], rows[astray], columns[astray], n[astray]
+
+
+def _rounds(
+    y: NDArray[np.uint64], words: NDArray[np.uint64], *, rows: NDArray[np.uint64], columns: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    left, right = np.divmod(y, columns)
+    for i in range(0, ROUNDS, 2):
+        left = (left + _mix(right + words[i]) % rows) % rows
+        right = (right + _mix(left + words[i + 1]) % columns) % columns
+    return left * columns + right
 
 
 def uniforms(count: int, *key: Word) -> NDArray[np.float64]:

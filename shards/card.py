@@ -115,7 +115,7 @@ def _describe(pack: Pack, *, name: str, alias: str) -> Split:
     length = sum(pc.sum(batch["length"]).as_py() or 0 for batch in pack.scan("length"))  # pyright: ignore[reportAttributeAccessIssue]
     return Split(
         name=name, alias=alias, tars=f"{name}/*.tar", shards=len(pack.shards), rows=pack.rows,
-        bytes=sum(shard.bytes for shard in pack.shards), hours=length / pack.sample_rate / 3600,
+        bytes=int(pack.shards.bytes.sum()), hours=length / pack.sample_rate / 3600,
         sample_rate=pack.sample_rate, codec=pack.codec, classes=pack.classes,
         labels=pa.schema([field for field in pack.schema if field.name not in PLACE.names]),
         source=str(pack.options.get("source", "")),

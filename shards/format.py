@@ -1,7 +1,7 @@
 """format: what a pack is. Names, limits and the version that readers check before they trust an index.
 
 DST/SPLIT/SPLIT-000000.tar ...   WebDataset tars: KEY.json (labels) beside KEY.wav or KEY.flac, ustar, mtime 0
-DST/SPLIT/index.parquet          a row a sample, a row group a shard, written last: a pack without it is not done
+DST/SPLIT/index.parquet          a row a sample, row groups of whole shards, written last: without it there is no pack
 """
 
 import os

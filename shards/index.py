@@ -10,10 +10,11 @@ shard by shard, as they're loaded (shards.parts).
 """
 
 import bisect
+import contextlib
 import dataclasses
-import itertools
-import json
+import os
 import reprlib
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -21,15 +22,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from numpy.typing import NDArray
 
 from shards import format
-from shards.claims import find_fault, shards_folder
+from shards.claims import find_fault, find_shards_fault, shards_folder
 from shards.errors import DataError, UsageError
-from shards.index_file import IndexFile, Shard
+from shards.index_file import IndexFile
+from shards.listing import Shards, decode_shards, fingerprint
 from shards.parts import PLACES, Part, Parts
 from shards.remote import Location, PathLike, locate
+
+MOST_LISTED = 50_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Pack:
     split: str
     sample_rate: int
     codec: str
-    shards: tuple[Shard, ...]
+    shards: Shards
     classes: Mapping[str, tuple[str, ...]]
     options: Mapping[str, Any]
     schema: pa.Schema
@@ -63,18 +66,25 @@ class Pack:
     @property
     def rows(self) -> int:
         """Count the samples."""
-        return self.starts[-1]
+        return int(self.starts[-1])
 
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
+    @property
+    def starts(self) -> NDArray[np.int64]:
         """Number the first row of each shard, and the row past the last: (shards + 1,)."""
-        return tuple(itertools.accumulate((shard.rows for shard in self.shards), initial=0))
+        return self.shards.starts
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash what is in the pack: ordered shard names, rows and hashes. Never where it lies, or when it was made."""
-        told = json.dumps([[shard.name, shard.rows, shard.hash] for shard in self.shards])
-        return xxhash.xxh3_128_hexdigest(told.encode())
+        return fingerprint(self.shards)
+
+    @cached_property
+    def _edges(self) -> Sequence[int]:
+        # Python's own integers: bisecting an array takes five times as long. A list is fastest, and takes 40 bytes each
+        return self.starts.tolist() if len(self.shards) <= MOST_LISTED else self.starts.data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def part(self, number: int) -> Part:
         """Return one shard's keys and places, loaded and checked when they're first asked for.
@@ -84,12 +94,18 @@ class Pack:
         """
         return self.parts[number]
 
+    def locate(self, row: int) -> tuple[int, int]:
+        """Return the number of a row's shard, and the row's number in it."""
+        edges = self._edges
+        if not 0 <= row < edges[-1]:
+            raise IndexError(f"row {row} of {self.rows}")
+        number = bisect.bisect_right(edges, row) - 1
+        return number, row - edges[number]
+
     def find(self, row: int) -> tuple[int, Part, int]:
         """Find a row: its shard's number, that shard's part, and the row's number in it (see part)."""
-        if not 0 <= row < self.rows:
-            raise IndexError(f"row {row} of {self.rows}")
-        number = bisect.bisect_right(self.starts, row) - 1
-        return number, self.parts[number], row - self.starts[number]
+        number, at = self.locate(row)
+        return number, self.parts[number], at
 
     def take(self, rows: Iterable[int]) -> tuple[list[str], NDArray[np.void]]:
         """Return the keys and the places of some rows, in their order: (rows,) each (see part)."""
@@ -111,8 +127,8 @@ class Pack:
         """Read these columns batch by batch, in memory that doesn't grow with the rows (see read)."""
         return self.parts.file.scan(self._known(columns))
 
-    def label_ids(self, column: str, classes: Sequence[str]) -> NDArray[np.int64]:
-        """Map a text column's values onto `classes` (train's, by name): (rows,) ids.
+    def label_ids(self, column: str, classes: Sequence[str], *, shard: int | None = None) -> NDArray[np.int64]:
+        """Map a text column's values onto `classes` (train's, by name): (rows,) ids, of one shard if given.
 
         Raises:
             UsageError: there is no such text column.
@@ -122,8 +138,9 @@ class Pack:
             raise UsageError(
                 f"label {column!r} is not a text column of {self.home}: take one of {', '.join(self.classes)}"
             )
-        ids, at, unknown, known = np.empty(self.rows, np.int64), 0, 0, pa.array(classes, pa.string())
-        for batch in self.scan(column):
+        rows = self.rows if shard is None else int(self.shards.rows[shard])
+        ids, at, unknown, known = np.empty(rows, np.int64), 0, 0, pa.array(classes, pa.string())
+        for batch in self.scan(column) if shard is None else [self.parts.table(shard, columns=[column])]:
             found = pc.index_in(batch[column], value_set=known)  # pyright: ignore[reportAttributeAccessIssue]
             unknown += found.null_count
             ids[at : at + len(found)] = found.fill_null(0).to_numpy()
@@ -146,14 +163,24 @@ class Pack:
 def open_pack(data: PathLike, *, split: str) -> Pack:
     """Open the index of DATA/SPLIT and check it against its shards (see Pack.open)."""
     pack = read_pack(data, split=split)
-    for shard in pack.shards:
-        file = pack.folder / shard.name
-        # a remote shard is checked when it is opened: a request each would make opening slow
-        size = shard.bytes if file.is_url else file.size()
-        if size != shard.bytes:
-            found = "missing" if size is None else size
-            raise DataError(f"shard {file} is {found}, not the {shard.bytes} bytes of the index: pack or index again")
+    if pack.folder.local() is not None:  # a remote shard is checked when it is opened: a request each would be slow
+        _check_sizes(pack)
     return pack
+
+
+def _check_sizes(pack: Pack) -> None:
+    for block in pack.shards.blocks():
+        for name, told in zip(block.names.to_pylist(), block.bytes.tolist(), strict=True):
+            with contextlib.suppress(OSError):  # told of below: a Location takes ten times as long
+                found = os.stat(f"{pack.folder.local()}/{name}")  # noqa: PTH116
+                if found.st_size == told and stat.S_ISREG(found.st_mode):
+                    continue
+            size = (pack.folder / name).size()
+            if size != told:
+                found = "missing" if size is None else size
+                raise DataError(
+                    f"shard {pack.folder / name} is {found}, not the {told} bytes of the index: pack or index again"
+                )
 
 
 def read_pack(data: PathLike, *, split: str) -> Pack:
@@ -165,12 +192,14 @@ def read_pack(data: PathLike, *, split: str) -> Pack:
     file = IndexFile(path)
     about, schema = file.about, file.schema
     folder = shards_folder(about.get("base"), home=home)
-    fault = find_fault(about, schema=schema, group_rows=file.group_rows)
+    fault, shards = find_fault(about, schema=schema), None
     if folder is None:
         fault = f"says that its shards lie in {reprlib.repr(about['base'])}, which no reader can go to from here"
-    if folder is None or fault:
+    if not fault:
+        shards = decode_shards(file.listing, count=about["shards"])
+        fault = find_shards_fault(shards, group_edges=file.group_edges)
+    if folder is None or shards is None or fault:
         raise DataError(f"{path} {fault}: pack or index again")
-    shards = tuple(Shard(**shard) for shard in about["shards"])
     return Pack(
         home=home,
         folder=folder,

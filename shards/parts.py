@@ -1,4 +1,4 @@
-"""parts: an index's row groups -> one shard's keys and places at a time, checked before they're used.
+"""parts: an index's rows -> one shard's keys and places at a time, checked before they're used.
 
 What a reader doesn't need is never loaded; what it needed last stays, up to MOST_ROWS.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shards import audio, format
 from shards.errors import DataError
 from shards.index_file import PLACE, IndexFile, Shard
+from shards.listing import Shards
 
 MOST_ROWS = 4_000_000  # held in a process, 24 bytes and a key each: about 240 MB
 MAX_KEY_BYTES = 4096  # in tars of others too: a key is told in errors, logs and pages
@@ -33,7 +34,7 @@ class Part:
 class Parts:
     """The shards' rows, loaded when they're asked for; those used least recently go first. Pickles without them."""
 
-    def __init__(self, file: IndexFile, shards: Sequence[Shard]) -> None:
+    def __init__(self, file: IndexFile, shards: Shards) -> None:
         self.file, self.shards = file, shards
         self._held: OrderedDict[int, Part] = OrderedDict()
         self._rows = 0
@@ -52,12 +53,21 @@ class Parts:
             self._held.move_to_end(number)
             return part
         shard = self.shards[number]
-        part = check_part(self.file.group(number, columns=PLACE.names), shard=shard, file=self.file)
+        part = check_part(self.table(number, columns=PLACE.names), shard=shard, file=self.file)
         self._held[number] = part
         self._rows += shard.rows
         while self._rows > MOST_ROWS and len(self._held) > 1:
             self._rows -= len(self._held.popitem(last=False)[1].keys)
         return part
+
+    def table(self, number: int, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read columns of one shard's rows, all unless given: as the index says, unchecked but for text and nulls.
+
+        Raises:
+            DataError: they can't be read.
+        """
+        first, past = self.shards.starts[number : number + 2].tolist()
+        return self.file.rows(first, past - first, columns=columns)
 
 
 def check_part(table: pa.Table, *, shard: Shard, file: IndexFile) -> Part:

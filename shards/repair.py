@@ -62,7 +62,7 @@ def repair(src: PathLike, data: PathLike, *, split: str) -> tuple[str, ...]:
 
 def _notes(pack: Pack, number: int) -> pa.Table:
     """Read back what was packed into a shard: key and labels, (rows,) each."""
-    table = pack.parts.file.group(number)
+    table = pack.parts.table(number)
     return table.select(["key", *(name for name in table.column_names if name not in PLACE.names)])
 
 

@@ -32,7 +32,7 @@ def describe(pack: Pack) -> dict[str, Any]:
         "folder": str(pack.folder),
         "shards": len(pack.shards),
         "rows": pack.rows,
-        "bytes": sum(shard.bytes for shard in pack.shards),
+        "bytes": int(pack.shards.bytes.sum()),
         "hours": round(points["length"] / pack.sample_rate / 3600, 4),
         "sounding_share": round(points["sounding_length"] / points["length"], 4),
         "sample_rate": pack.sample_rate,

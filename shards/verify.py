@@ -82,13 +82,13 @@ def verify_split(data: PathLike, *, split: str) -> Report:
         except DataError as error:
             what, _, way = str(error).rpartition(": ")
             findings.append(Finding(format.INDEX_NAME, None, None, what, way))
-    known = {shard.name for shard in pack.shards}
+    known = set(pack.shards.names.to_pylist())
     strange = [name for name in pack.folder.children() if name.endswith(".tar") and name not in known]
     return Report(
         split=split,
         shards=len(pack.shards),
         rows=pack.rows,
-        bytes=sum(shard.bytes for shard in pack.shards),
+        bytes=int(pack.shards.bytes.sum()),
         seconds=time.monotonic() - started,
         findings=tuple(findings),
         damaged=tuple(damaged),
@@ -123,7 +123,7 @@ def _way_out(pack: Pack) -> str:
 
 def _rows(pack: Pack, number: int) -> dict[int, _Row]:
     """Read a shard's rows as the index says, out of the shard or not: each is held against the tar."""
-    part = pack.parts.file.group(number)
+    part = pack.parts.table(number)
     labels: list[bytes | None] = [None] * part.num_rows
     if "source" in pack.options:  # then a json member's bytes follow from the row; tars of others may hold anything
         notes = part.select(part.column_names[len(PLACE) :]).to_pylist()

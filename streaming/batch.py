@@ -1,17 +1,33 @@
 """batch: what a training step gets. Tensors of one rank's rows, with their keys and the cursor at which they stand."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+
+TENSORS = ("waveform", "label", "length", "weight")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masked:
+    """A row that can't be read: handed out as silence of weight 0. `what` is the error that it would have been."""
+
+    shard: str
+    key: str
+    offset: int
+    what: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's rows of a global batch, in order.
+    """One rank's rows of a global batch, in order. Valid until the next is asked for: its memory is used again.
+
+    Keep one by `clone()`; moving it to a GPU makes a copy too.
 
     waveform (rows, time) float32 in [-1, 1]; label (rows,) int64; length (rows,) int64, samples before padding;
-    weight (rows,) float32, 0 for a masked row; key: each row's; cursor: where the global batch begins.
+    weight (rows,) float32, 0 for a masked row; key: each row's; cursor: where the global batch begins;
+    row, pack: each row's number in its pack, and that pack's; seconds: what it took to make, by name; masked: rows
+    that can't be read.
     """
 
     waveform: torch.Tensor
@@ -20,8 +36,19 @@ class Batch:
     weight: torch.Tensor
     key: tuple[str, ...]
     cursor: int
+    row: tuple[int, ...] = ()
+    pack: tuple[int, ...] = ()
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    masked: tuple[Masked, ...] = ()
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """Return the same batch with `change` applied to each of its tensors."""
-        tensors = {name: change(getattr(self, name)) for name in ("waveform", "label", "length", "weight")}
-        return dataclasses.replace(self, **tensors)
+        return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in TENSORS})
+
+    def clone(self) -> "Batch":
+        """Copy it into memory of its own, which stays as it is when the next one is asked for."""
+        return self.map(torch.clone)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """Return it on a device; Lightning moves batches by this."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

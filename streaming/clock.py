@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 class Clock:
@@ -19,7 +19,12 @@ class Clock:
         try:
             yield
         finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+            self.add({name: time.perf_counter() - started})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count seconds that were measured elsewhere, such as those that a batch brings from its reader."""
+        for name, count in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + count
 
     def read(self) -> dict[str, float]:
         """Return the seconds by name and in all (`total`) since the last reading."""

@@ -1,6 +1,8 @@
 """device: batches in memory -> batches on the rank's device, the next one copied while this one is trained on."""
 
-from collections.abc import Iterator
+import dataclasses
+import time
+from collections.abc import Generator, Iterable
 
 import torch
 
@@ -23,19 +25,25 @@ def choose_device(name: str, *, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 
-def to_device(batches: Iterator[Batch], *, device: torch.device) -> Iterator[Batch]:
-    """Yield batches on `device`; on cuda each copy runs on a stream of its own, one batch ahead."""
+def to_device(batches: Iterable[Batch], *, device: torch.device) -> Generator[Batch]:
+    """Yield batches on `device`; on cuda each copy runs on a stream of its own, one batch ahead.
+
+    A batch is read no longer than until the next is asked for, so its memory may be used again then.
+    """
     if device.type == "cpu":
         yield from batches
-    elif device.type != "cuda":
-        for batch in batches:
-            yield batch.map(lambda tensor: tensor.to(device))
-    else:
+    elif device.type == "cuda":
         yield from _copy_ahead(batches, device=device)
+    else:
+        for batch in batches:
+            started = time.perf_counter()
+            moved = batch.to(device)
+            yield _took(moved, time.perf_counter() - started)
 
 
-def _copy_ahead(batches: Iterator[Batch], *, device: torch.device) -> Iterator[Batch]:
+def _copy_ahead(batches: Iterable[Batch], *, device: torch.device) -> Generator[Batch]:
     copying, training = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         tensor.record_stream(training)  # its memory is not given out again before training has read it
@@ -43,11 +51,23 @@ def _copy_ahead(batches: Iterator[Batch], *, device: torch.device) -> Iterator[B
 
     ready: Batch | None = None
     for batch in batches:
+        pinned = batch.map(_pin)
         with torch.cuda.stream(copying):
-            ahead = batch.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+            begun.record(copying)
+            ahead = pinned.to(device, non_blocking=True)
+            done.record(copying)
         if ready is not None:
             yield ready
         training.wait_stream(copying)
-        ready = ahead.map(keep)
+        done.synchronize()  # before the next is asked for, since that writes over this one
+        ready = _took(ahead.map(keep), begun.elapsed_time(done) / 1000)
     if ready is not None:
         yield ready
+
+
+def _pin(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_pinned() else tensor.pin_memory()  # the readers' memory is pinned for good
+
+
+def _took(batch: Batch, seconds: float) -> Batch:
+    return dataclasses.replace(batch, seconds={**batch.seconds, "copy": seconds})

@@ -1,101 +1,130 @@
-"""loader: pack, plan, world, cursor -> batches. Its only state is the cursor, so resuming is a seek.
+"""loader: packs, order, world, cursor -> batches. Its only state is the cursor, so resuming is a seek.
 
-plan ──> views ──> read ──> decode ──> augment ──> your stages ──┐  in each of `readers` DataLoader processes,
+order ─> views ──> read ──> decode ──> augment ──> your stages ──┐  in each of `readers` processes,
   reader k of n makes the rank's steps k, k + n, ...             │  or in this one (readers=0)
-epoch of batches <── device <── in step order <──────────────────┘
+epoch of batches <── device <── in step order <── shared memory ─┘
 """
 
+import dataclasses
+import itertools
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, get_args
 
 import torch
-import torch.utils.data
 
 from shards import linux
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError
 from shards.index import Pack
 from streaming.augment import Augment
 from streaming.batch import Batch
 from streaming.device import to_device
-from streaming.pipeline import Stage, as_it_is, make_pipeline, prepare_reader, raise_faults, reader_context
-from streaming.plan import make_plan, steps_in
-from streaming.stages import Source
-from streaming.store import Store
+from streaming.labels import find_labels
+from streaming.mix import make_order, mix_classes
+from streaming.order import Order
+from streaming.pipeline import Stage, read_here, stream
+from streaming.plan import steps_in
+from streaming.readers import Readers
+from streaming.stages import OnBadRow, Pad, Source
+from streaming.store import Remote
+from streaming.stores import open_stores
 from streaming.world import World, find_world
 
-PREFETCH = 2  # batches ahead a reader
-FIXED = ("seed", "batch_size", "lanes", "window", "fingerprint")
+LEAST_BAD = 10  # rows that are masked whatever their share
 
 
 class Loader:
-    """Streams a pack to one rank. Iterating is one epoch; iterating again is the next one.
+    """Streams packs to one rank. Iterating is one epoch; iterating again is the next one.
+
+    A batch is valid until the next is asked for: its memory is used again. `batch.clone()` is for those who keep one.
+    The readers start with the first batch and live until `close`; `pool` lends them to others, such as evaluation.
 
     Args:
-        pack: an opened split.
+        packs: an opened split, or several that are mixed.
         batch_size: rows of the global batch, over all ranks.
-        seed: names the order and all augmentation.
         label: the text column to learn.
-        classes: label names in order of their ids; the pack's own (train's) unless given.
         crop_seconds: length of each waveform.
+        order: which rows come when, if not all of them: streaming.mix.make_order, of these packs.
+        seed: names the order and all augmentation; an order that is given brings its own.
+        classes: label names in order of their ids; those of all packs, sorted, unless given.
         augment: what happens to notes on the CPU; nothing unless given.
         world: rank and world_size; torch.distributed's or the environment's unless given.
-        readers: DataLoader processes of this rank; 0 reads in this process.
+        readers: processes of this rank that read; 0 reads in this process.
         cursor: where to begin, in rows since the run began.
         device: where batches are delivered.
-        lanes, window: how far the shuffle reaches; leave them alone where the data fits the node's disk.
         stages: your own callables from Batch to Batch, run in the readers; they must be picklable.
+        pad: what follows a note that is shorter than the crop: `zero`, or `repeat` of the note, which counts as sound.
+        on_bad_row: `raise`, or `mask`: silence of weight 0 in its place, counted in `masked`, told in Batch.masked.
+        bad_share: masking gives up past this share of the rows handed out so far, and past 10 rows.
+        verify_reads: read rows whole and check their crc32; else only the crop is read, and damage is heard, not seen.
+        remote: how packs at a URL are read: by a `mirror` on this node, or `ranged` requests; chosen unless given.
+        mirror_bytes: what this node's mirror may take; half of what its disk has for it unless given.
 
     Raises:
-        UsageError: an argument that doesn't fit the pack, or a stage that can't be sent to a reader.
+        UsageError: an argument that doesn't fit the packs, or a stage that can't be sent to a reader.
+        DataError: packs of different sample rates.
     """
 
     def __init__(
         self,
-        pack: Pack,
+        packs: Pack | Sequence[Pack],
         *,
         batch_size: int,
-        seed: int,
         label: str,
         crop_seconds: float,
+        order: Order | None = None,
+        seed: int = 0,
         classes: Sequence[str] | None = None,
         augment: Augment | None = None,
         world: World | None = None,
         readers: int = 0,
         cursor: int = 0,
         device: torch.device | str = "cpu",
-        lanes: int = 1,
-        window: int | None = None,
         stages: Sequence[Stage] = (),
+        pad: Pad = "zero",
+        on_bad_row: OnBadRow = "raise",
+        bad_share: float = 0.01,
+        verify_reads: bool = True,
+        remote: Remote | None = None,
+        mirror_bytes: int | None = None,
     ) -> None:
-        self.pack, self.batch_size, self.cursor, self.readers = pack, batch_size, cursor, readers
-        self.classes = tuple(pack.classes.get(label, ()) if classes is None else classes)
-        self.plan = make_plan([shard.rows for shard in pack.shards], seed=seed, lanes=lanes, window=window)
-        self.plan.check_batch(batch_size=batch_size, cursor=cursor)
+        self.packs = (packs,) if isinstance(packs, Pack) else tuple(packs)
+        self.batch_size, self.cursor, self.readers = batch_size, cursor, readers
+        self.order = order or make_order(self.packs, seed=seed)
+        self.order.check_batch(batch_size=batch_size, cursor=cursor)
+        self.classes = mix_classes(self.packs, label) if classes is None else tuple(classes)
         world = world or find_world()
-        length = round(crop_seconds * pack.sample_rate)
+        length = round(crop_seconds * self.packs[0].sample_rate)
         _check(batch_size=batch_size, world=world, readers=readers, length=length, stages=stages)
+        _check_choices(pad=pad, on_bad_row=on_bad_row, bad_share=bad_share)
         self.device = torch.device(device)
-        self.stages = tuple(stages)
+        self.stages, self.bad_share = tuple(stages), bad_share
+        self.masked, self._handed_out = 0, 0
         self._source = Source(
-            store=Store(pack),
-            labels=pack.label_ids(label, self.classes),
+            stores=open_stores(self.packs, self.order, remote=remote, mirror_bytes=mirror_bytes),
+            labels=tuple(find_labels(pack, label, classes=self.classes) for pack in self.packs),
             augment=augment or Augment(),
             length=length,
-            seed=seed,
+            seed=self.order.seed,
+            pad=pad,
+            on_bad_row=on_bad_row,
+            verify_reads=verify_reads,
         )
         self._slots = world.share(batch_size)
-        self._batches: Iterator[Batch] | None = None
-        self._workers: torch.utils.data.DataLoader | None = None
+        self._pool: Readers | None = None
+        self._made: Generator[Batch] | None = None
+        self._batches: Generator[Batch] | None = None
 
     def __len__(self) -> int:
         """Count the steps of the epoch in which the cursor stands: those whose first row lies in it."""
-        return steps_in(self.plan, epoch=self.epoch, batch_size=self.batch_size)
+        return steps_in(self.order, epoch=self.epoch, batch_size=self.batch_size)
 
     @property
     def epoch(self) -> int:
         """Tell the epoch in which the cursor stands."""
-        return self.plan.epoch(self.cursor)
+        return self.order.epoch(self.cursor)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of this epoch's batches. The cursor moves when a batch is handed out, not when it is read."""
@@ -107,60 +136,91 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cursor and what it depends on."""
-        return {
-            "cursor": self.cursor,
-            "seed": self.plan.seed,
-            "batch_size": self.batch_size,
-            "lanes": self.plan.lanes,
-            "window": self.plan.window,
-            "fingerprint": self.pack.fingerprint,
-        }
+        return {"cursor": self.cursor, "batch_size": self.batch_size, **self.order.state()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved cursor: a seek, nothing is replayed.
+    def load_state_dict(self, state: Mapping[str, Any], *, rebatch: bool = False) -> None:
+        """Go to a saved cursor: a seek, nothing is replayed. `rebatch` lets the batch size be another from here on.
 
         Raises:
-            UsageError: the state is of another pack, seed, batch size, lanes or window; it is named.
+            UsageError: the state is of other data, another selection, seed, batch size, lanes or window; it is named.
         """
         mine = self.state_dict()
-        for name in FIXED:
-            if state[name] != mine[name]:
+        if missing := [name for name in mine if name not in state]:
+            raise UsageError(f"this state has no {', '.join(missing)}: give one that a loader's state_dict returned")
+        self.order.check_batch(batch_size=self.batch_size, cursor=int(state["cursor"]))
+        for name in mine:
+            if name != "cursor" and state[name] != mine[name] and not (rebatch and name == "batch_size"):
                 raise UsageError(
                     f"{name} was {state[name]} when this state was saved, but is {mine[name]} now: "
                     "take the old one, or begin a new run"
                 )
-        self.close()
+        self._leave()
         self.cursor = int(state["cursor"])
+
+    @property
+    def pool(self) -> Readers | None:
+        """Return the reader processes, started if need be; None where this process reads."""
+        if self.readers and self._pool is None:
+            self._pool = Readers(self.readers)
+        return self._pool
 
     def close(self) -> None:
         """Stop the readers and close the shards; iterating again starts them anew."""
-        self._batches = None
-        self._workers = None
-        self._source.store.close()
+        self._leave()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _leave(self) -> None:
+        """Drop what is made ahead of the cursor."""
+        for made in (self._batches, self._made):
+            if made is not None:
+                made.close()
+        self._batches = self._made = None
 
     def _next(self) -> Batch:
+        started = time.perf_counter()
         if self._batches is None:
-            self._batches = to_device(self._start(), device=self.device)
-        return next(self._batches)
+            self._made = self._begin()
+            self._batches = to_device(self._made, device=self.device)
+        try:
+            batch = next(self._batches)
+            self._count(batch)
+        except BaseException:
+            self._leave()  # a generator that has raised is at its end: the next one begins at the cursor
+            raise
+        return dataclasses.replace(batch, seconds={**batch.seconds, "wait": time.perf_counter() - started})
 
-    def _start(self) -> Iterator[Batch]:
-        pipeline = make_pipeline(
-            self.plan, self._source, batch_size=self.batch_size, slots=self._slots, cursor=self.cursor,
+    def _begin(self) -> Generator[Batch]:
+        """Begin at the cursor."""
+        job = partial(
+            stream, order=self.order, source=self._source, batch_size=self.batch_size, slots=self._slots,
             stages=self.stages,
         )  # fmt: skip
-        if self.readers == 0:
-            linux.keep_heap()
-            return raise_faults(iter(pipeline))
-        self._workers = torch.utils.data.DataLoader(
-            cast("torch.utils.data.Dataset", pipeline),
-            batch_size=None,
-            num_workers=self.readers,
-            prefetch_factor=PREFETCH,
-            multiprocessing_context=reader_context(),
-            worker_init_fn=prepare_reader,
-            collate_fn=as_it_is,
-        )
-        return raise_faults(iter(self._workers))
+        cursors, samples = itertools.count(self.cursor, self.batch_size), len(self._slots) * self._source.length
+        pinned = self.device.type == "cuda"
+        if self.pool is not None:
+            return self.pool.read(job, cursors, samples=samples, pinned=pinned)
+        linux.keep_heap()
+        return read_here(job, cursors, samples=samples, pinned=pinned)
+
+    def _count(self, batch: Batch) -> None:
+        """Give up where too many rows are masked: a share of what was handed out, so that one bad shard isn't it."""
+        self._handed_out += len(batch.key)
+        self.masked += len(batch.masked)
+        if batch.masked and self.masked > max(LEAST_BAD, self.bad_share * self._handed_out):
+            raise DataError(
+                f"{self.masked} of {self._handed_out} rows can't be read, over the share of {self.bad_share:g} that "
+                f"may be masked (bad_share); the last: {batch.masked[-1].what}"
+            )
+
+
+def _check_choices(*, pad: str, on_bad_row: str, bad_share: float) -> None:
+    for name, value, choices in (("pad", pad, get_args(Pad)), ("on_bad_row", on_bad_row, get_args(OnBadRow))):
+        if value not in choices:
+            raise UsageError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if not 0 <= bad_share <= 1:
+        raise UsageError(f"bad_share must lie in 0..1, got {bad_share}: 0.01 is a hundredth of the rows")
 
 
 def _check(*, batch_size: int, world: World, readers: int, length: int, stages: Sequence[Stage]) -> None:

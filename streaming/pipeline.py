@@ -1,57 +1,74 @@
-"""pipeline: plan, source -> an endless iterator of one rank's batches, as a webdataset pipeline that a reader can run.
+"""pipeline: order, source, tasks -> one rank's batches, as a webdataset pipeline that any process can run.
 
-A fault travels through as an item: raised in a reader, it would reach the user as a page of traceback.
+A task is one batch to make, and the memory for its waveforms. Each stage makes one item of one item, so a batch is
+made when it is asked for, wherever that is. A fault travels through as an item: it is no end, and it must reach the
+user in one line.
 """
 
-import itertools
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing.context import BaseContext
-from typing import Any
 
-import torch.utils.data
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from webdataset.pipeline import DataPipeline
 
-from shards import linux
 from shards.errors import NotestreamError
-from streaming import vocoder
 from streaming.batch import Batch
-from streaming.plan import Plan
+from streaming.order import Order, next_shards
 from streaming.stages import Rows, Source, collate, draw_views, plan_rows, render_rows
+from streaming.store import expect
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A batch to make: its cursor or number, and flat memory for its waveforms."""
+
+    number: int
+    out: NDArray[np.float32]
+
 
 Stage = Callable[[Batch], Batch]
+Job = Callable[[Iterator[Task]], Iterator[Batch | NotestreamError]]
 
 
-def make_pipeline(
-    plan: Plan, source: Source, *, batch_size: int, slots: range, cursor: int, stages: Sequence[Stage]
-) -> DataPipeline:
-    """Join the stages: plan, views, rows rendered, tensors, and the user's own."""
-    return DataPipeline(
-        partial(_plan, plan, batch_size=batch_size, slots=slots, cursor=cursor),
+def stream(
+    tasks: Iterator[Task], *, order: Order, source: Source, batch_size: int, slots: range, stages: Sequence[Stage]
+) -> Iterator[Batch | NotestreamError]:
+    """Join the stages: plan, views, rows rendered, tensors, and the user's own. A task's number is its cursor."""
+    pipeline = DataPipeline(
+        partial(_plan, tasks, order=order, source=source, batch_size=batch_size, slots=slots),
         partial(_fill_in, source),
         partial(_finish, source, stages=tuple(stages)),
     )
+    return iter(pipeline)
 
 
-def _plan(plan: Plan, *, batch_size: int, slots: range, cursor: int) -> Iterator[Rows]:
-    """Yield this reader's steps, for ever: reader k of n makes steps k, k + n, ..."""
-    reader = torch.utils.data.get_worker_info()
-    number, readers = (reader.id, reader.num_workers) if reader else (0, 1)
-    for step in itertools.count(number, readers):
-        yield plan_rows(plan, cursor=cursor + step * batch_size, batch_size=batch_size, slots=slots)
+def _plan(tasks: Iterator[Task], *, order: Order, source: Source, batch_size: int, slots: range) -> Iterator[Rows]:
+    is_mirrored = any(store.mirror for store in source.stores)  # else nobody asks, and a million shards take long
+    told = -1
+    for task in tasks:
+        if is_mirrored and (stretch := order.stretch(task.number)) != told:
+            told = stretch
+            expect(source.stores, next_shards(order, task.number))
+        yield plan_rows(order, cursor=task.number, batch_size=batch_size, slots=slots, out=task.out)
 
 
 def _fill_in(source: Source, batches: Iterator[Rows]) -> Iterator[Rows | NotestreamError]:
-    for rows in batches:
-        try:
-            draw_views(source, rows)
-            render_rows(source, rows)
-        except NotestreamError as error:
-            yield error
-            return
-        yield rows
+    try:
+        for rows in batches:
+            try:
+                draw_views(source, rows)
+                render_rows(source, rows)
+            except NotestreamError as error:
+                yield error
+            else:
+                yield rows
+    finally:
+        for store in source.stores:
+            store.close()
 
 
 def _finish(
@@ -60,33 +77,38 @@ def _finish(
     for rows in batches:
         if isinstance(rows, NotestreamError):
             yield rows
-            return
+            continue
         batch = collate(source, rows)
         for stage in stages:
             batch = stage(batch)
         yield batch
 
 
-def raise_faults(items: Iterator[Batch | NotestreamError]) -> Iterator[Batch]:
-    """Yield batches; raise the fault that a reader sent in place of one."""
-    for item in items:
-        if isinstance(item, NotestreamError):
-            raise item
-        yield item
+class Maker:
+    """Runs a job batch by batch; after an exception it begins anew."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._tasks = job, deque[Task]()
+        self._made: Iterator[Batch | NotestreamError] | None = None
+
+    def make(self, task: Task) -> Batch | NotestreamError:
+        """Make one batch."""
+        if self._made is None:
+            self._tasks.clear()
+            self._made = self._job(iter(self._tasks.popleft, None))
+        self._tasks.append(task)
+        try:
+            return next(self._made)
+        except BaseException:
+            self._made = None
+            raise
 
 
-def reader_context() -> BaseContext:
-    """Return how readers are started: never by fork, which copies locked locks beside gRPC's and S3's threads."""
-    return multiprocessing.get_context("forkserver" if linux.ON else "spawn")
-
-
-def prepare_reader(_: int) -> None:
-    """Make a fresh reader ready: its first batch then costs what the next ones do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the rank, which needs its readers to end
-    linux.keep_heap()
-    vocoder.warm_up()
-
-
-def as_it_is(item: Any) -> Any:
-    """Collate nothing: a pipeline's items are batches already."""
-    return item
+def read_here(job: Job, numbers: Iterable[int], *, samples: int, pinned: bool = False) -> Generator[Batch]:
+    """Make batches in this process, all in the same memory of `samples` float32; pinned is for a GPU's copies."""
+    maker, out = Maker(job), torch.empty(samples, pin_memory=pinned).numpy()
+    for number in numbers:
+        made = maker.make(Task(number=number, out=out))
+        if isinstance(made, NotestreamError):
+            raise made
+        yield made

@@ -1,64 +1,110 @@
 """stages: a batch's rows, filled in stage by stage. Each stage is a plain function of the source and the rows."""
 
 import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards import audio
+from shards.audio import Header
+from shards.errors import DataError
 from streaming.augment import Augment, View, apply_view, draw_view, input_range, valid_length
-from streaming.batch import Batch
-from streaming.plan import Plan
+from streaming.batch import Batch, Masked
+from streaming.crops import read_crop
+from streaming.decode import decode_into, header_of
+from streaming.labels import Labels
+from streaming.order import Order
 from streaming.store import Store
 
-FIRST_PACK, FIRST_REPEAT = 0, 0  # places in the augmentation key for mixed packs and repeated rows
+Pad = Literal["zero", "repeat"]
+OnBadRow = Literal["raise", "mask"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What readers need beside the plan: where bytes come from, ids of the labels, what to do with the sound."""
+    """What readers need beside the order: for each pack where bytes come from and its rows' label ids.
 
-    store: Store
-    labels: NDArray[np.int64]
+    And what to do with the sound.
+    """
+
+    stores: tuple[Store, ...]
+    labels: tuple[Labels, ...]
     augment: Augment
     length: int
     seed: int
+    pad: Pad = "zero"
+    on_bad_row: OnBadRow = "raise"
+    verify_reads: bool = True
 
 
 @dataclasses.dataclass(kw_only=True)
 class Rows:
-    """One rank's rows of the batch at `cursor`, in order; the stages fill in the rest, one item a row."""
+    """One rank's rows of the batch at `cursor`, in order; the stages fill in the rest, one item a row.
+
+    `out` is where the waveforms go, flat and large enough; made where there is none.
+    """
 
     cursor: int
+    packs: list[int]
     rows: list[int]
+    repeats: list[int]
     epochs: list[int]
+    out: NDArray[np.float32] | None = None
     keys: list[str] = dataclasses.field(default_factory=list)
     lengths: list[int] = dataclasses.field(default_factory=list)
     views: list[View] = dataclasses.field(default_factory=list)
     waveform: NDArray[np.float32] | None = None
+    masked: dict[int, Masked] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: {"read": 0.0, "decode": 0.0, "augment": 0.0})
 
 
-def plan_rows(plan: Plan, *, cursor: int, batch_size: int, slots: range) -> Rows:
-    """Ask the plan for the rank's slots of the batch at `cursor`."""
-    rows, epochs = plan.slots(cursor, batch_size=batch_size, slots=slots)
-    return Rows(cursor=cursor, rows=rows.tolist(), epochs=epochs.tolist())
+def plan_rows(
+    order: Order, *, cursor: int, batch_size: int, slots: range, out: NDArray[np.float32] | None = None
+) -> Rows:
+    """Ask the order for the rank's slots of the batch at `cursor`."""
+    found = order.slots(cursor, batch_size=batch_size, slots=slots)
+    return Rows(
+        cursor=cursor, packs=found.pack.tolist(), rows=found.row.tolist(), repeats=found.repeat.tolist(),
+        epochs=found.epoch.tolist(), out=out,
+    )  # fmt: skip
 
 
 def draw_views(source: Source, batch: Rows) -> None:
     """Draw where each row's crop starts, its pitch and its speed, before anything is read."""
-    batch.keys, places = source.store.pack.take(batch.rows)
+    places = _look_up(source, batch)
     batch.lengths, sounding = places["length"].tolist(), places["sounding_length"].tolist()
-    notes = zip(batch.epochs, batch.keys, batch.lengths, sounding, strict=True)
-    for epoch, key, note_length, sounding_length in notes:
+    if _moves_nothing(source.augment):  # draws are named, not taken in turn: leaving them out changes no other
+        batch.views = [View(start=0, pitch_ratio=1.0, speed=1.0, length=source.length)] * len(batch.rows)
+        return
+    notes = zip(batch.epochs, batch.packs, batch.keys, batch.repeats, batch.lengths, sounding, strict=True)
+    for *name, note_length, sounding_length in notes:
         view = draw_view(
             source.augment,
             length=source.length,
             note_length=note_length,
             sounding_length=sounding_length,
-            key=(source.seed, epoch, FIRST_PACK, key, FIRST_REPEAT),
+            key=(source.seed, *name),
         )
         batch.views.append(view)
+
+
+def _look_up(source: Source, batch: Rows) -> NDArray[np.void]:
+    """Fill in the keys, and return the places, (rows,)."""
+    if len(source.stores) == 1:
+        batch.keys, places = source.stores[0].pack.take(batch.rows)
+        return places
+    found = [source.stores[pack].pack.take([row]) for pack, row in zip(batch.packs, batch.rows, strict=True)]
+    batch.keys = [keys[0] for keys, _ in found]
+    return np.concatenate([places for _, places in found])
+
+
+def _moves_nothing(augment: Augment) -> bool:
+    still = augment.probability == 0 or (augment.pitch_semitones == 0 and augment.speed == 1)
+    return still and not augment.random_start
 
 
 def render_rows(source: Source, batch: Rows) -> None:
@@ -66,31 +112,105 @@ def render_rows(source: Source, batch: Rows) -> None:
 
     Stage after stage over the whole batch took 2.5 times as long for whole notes.
     """
-    batch.waveform = np.zeros((len(batch.rows), source.length), np.float32)
-    for row, view, out in zip(batch.rows, batch.views, batch.waveform, strict=True):
-        render_row(source, row, view, out=out)
+    shape = len(batch.rows), source.length
+    batch.waveform = (
+        np.empty(shape, np.float32) if batch.out is None else batch.out[: shape[0] * shape[1]].reshape(shape)
+    )
+    for i, (pack, row, view, out) in enumerate(zip(batch.packs, batch.rows, batch.views, batch.waveform, strict=True)):
+        store = source.stores[pack]
+        try:
+            render_row(store, row, view, out=out, verify=source.verify_reads, seconds=batch.seconds)
+        except DataError as error:
+            if source.on_bad_row == "raise":
+                raise
+            out[:] = 0
+            batch.masked[i] = describe(store, row, what=str(error))
+    if source.pad == "repeat":
+        for length, view, out in zip(batch.lengths, batch.views, batch.waveform, strict=True):
+            repeat(out, valid_length(view, note_length=length))
 
 
-def render_row(source: Source, row: int, view: View, *, out: NDArray[np.float32]) -> None:
-    """Render one row's view into `out`, (source.length,); only what the view needs of the note is decoded."""
-    data = source.store.read(row)
-    header = audio.read_header(data, name=source.store.name(row))
-    first, last = input_range(view)
-    first, last = min(max(0, first), header.length), min(max(0, last), header.length)
-    if view.is_plain:
-        audio.decode(data, header=header, start=first, stop=last, out=out[: last - first])
+def render_row(
+    store: Store, row: int, view: View, *, out: NDArray[np.float32], verify: bool, seconds: dict[str, float]
+) -> None:
+    """Render one row's view into `out`, (time,); only what the view needs of the note is decoded.
+
+    `verify` reads the whole row and checks its crc32; else just the crop. Time is added to `seconds`.
+    """
+    started = time.perf_counter()
+    if verify or store.pack.codec != "wav":
+        data = store.read(row)
+        header = header_of(store, row, data)
+        begin = 0
     else:
-        out[:] = apply_view(audio.decode(data, header=header, start=first, stop=last), view, first=first)
+        reach = (view.start, view.start + view.length) if view.is_plain else input_range(view)
+        data, header, begin = read_crop(store, row, *reach)
+    name, read = partial(store.name, row), time.perf_counter()
+    if view.is_plain:
+        cut(data, header=header, first=view.start, begin=begin, out=out, name=name)
+        decoded = time.perf_counter()
+    else:
+        first, last = (min(max(0, at), header.length) for at in input_range(view))
+        piece = np.empty(last - first, np.float32)
+        decode_into(piece, data, header=header, first=first - begin, name=name)
+        decoded = time.perf_counter()
+        out[:] = apply_view(piece, view, first=first)
+    seconds["read"] += read - started
+    seconds["decode"] += decoded - read
+    seconds["augment"] += time.perf_counter() - decoded
+
+
+def cut(
+    data: bytes,
+    *,
+    header: Header,
+    first: int,
+    out: NDArray[np.float32],
+    name: Callable[[], str],
+    begin: int = 0,
+) -> None:
+    """Decode the samples from `first` on into `out`, and silence after the last one; data's first one is `begin`."""
+    there = max(0, min(len(out), header.length - first))
+    decode_into(out[:there], data, header=header, first=first - begin, name=name)
+    out[there:] = 0
+
+
+def repeat(out: NDArray[np.float32], valid: int) -> None:
+    """Repeat what lies in the note, the first `valid` samples, to the end of `out`."""
+    if 0 < valid < len(out):
+        out[valid:] = np.resize(out[:valid], len(out) - valid)
+
+
+def describe(store: Store, row: int, *, what: str) -> Masked:
+    """Say which row can't be read, and why."""
+    number, part, at = store.pack.find(row)
+    place = part.places[at]
+    return Masked(
+        shard=store.pack.shards[number].name, key=part.keys[at].as_py(), offset=int(place["offset"]), what=what
+    )
 
 
 def collate(source: Source, batch: Rows) -> Batch:
     """Lay the rows into tensors; a rank's share may be empty."""
-    valid = [valid_length(view, note_length=length) for length, view in zip(batch.lengths, batch.views, strict=True)]
+    if source.pad == "repeat":  # what is repeated is sound too
+        valid = [source.length] * len(batch.rows)
+    else:
+        valid = [valid_length(view, note_length=n) for n, view in zip(batch.lengths, batch.views, strict=True)]
+    weight = np.ones(len(batch.rows), np.float32)
+    weight[list(batch.masked)] = 0
+    labels = np.empty(len(batch.rows), np.int64)
+    for pack, ids in enumerate(source.labels):
+        here = slice(None) if len(source.labels) == 1 else np.flatnonzero(np.equal(batch.packs, pack))
+        labels[here] = ids.take(np.array(batch.rows, np.int64)[here])
     return Batch(
         waveform=torch.from_numpy(batch.waveform),
-        label=torch.from_numpy(source.labels[batch.rows]),
-        length=torch.tensor(valid, dtype=torch.int64),
-        weight=torch.ones(len(batch.rows)),
+        label=torch.from_numpy(labels),
+        length=torch.from_numpy(np.array(valid, np.int64)),
+        weight=torch.from_numpy(weight),
         key=tuple(batch.keys),
         cursor=batch.cursor,
+        row=tuple(batch.rows),
+        pack=tuple(batch.packs),
+        seconds=batch.seconds,
+        masked=tuple(batch.masked.values()),
     )

@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+import sys
 
-import torch.distributed
+from shards.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,19 @@ class World:
 
 
 def find_world() -> World:
-    """Tell the world of this process: torch.distributed's, else RANK and WORLD_SIZE as torchrun sets them, else one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return World(rank=torch.distributed.get_rank(), world_size=torch.distributed.get_world_size())
-    return World(rank=int(os.environ.get("RANK", "0")), world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    """Tell the world of this process: torch.distributed's, else RANK and WORLD_SIZE as torchrun sets them, else one.
+
+    Raises:
+        UsageError: these are set to what is no rank and size.
+    """
+    # not imported here: it costs 3 s and 200 MB, and where nobody has imported it, it isn't initialised
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return World(rank=distributed.get_rank(), world_size=distributed.get_world_size())
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        return World(rank=int(rank), world_size=int(world_size))
+    except ValueError as error:
+        raise UsageError(
+            f"RANK must lie in [0, WORLD_SIZE), got {rank!r} of {world_size!r}: set both, or none"
+        ) from error

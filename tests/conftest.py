@@ -69,6 +69,14 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The mirror of these tests, and of what they start, lies apart from the machine's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOTESTREAM_MIRROR", str(tmp_path_factory.mktemp("mirror")))
+        yield
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte, where the machine lets us mount one."""

@@ -1,6 +1,7 @@
 """Every page tells the truth: its code runs, its vectors are the code's, its links, commands and flags exist."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import io
@@ -17,7 +18,9 @@ import xxhash
 from shards import audio, bijection
 from shards.door import run_door
 from shards.index import open_pack
+from streaming.order import make_table
 from streaming.plan import make_plan
+from streaming.select import draw_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -86,6 +89,12 @@ def test_the_reader_of_the_format_page_reads_a_pack(data: Path, split: str):
         assert (loud[-1] + 1 if len(loud) else 0) == row["sounding_length"]
 
 
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_the_format_page_reads_the_shards(data: Path, split: str):
+    names, pack = run_block(read("docs/format.md"), holding="def read_shards"), open_pack(data, split=split)
+    assert list(names["read_shards"](data / split)) == [dataclasses.astuple(shard) for shard in pack.shards]
+
+
 def test_the_reader_of_the_format_page_is_short():
     block = next(block for block in blocks(read("docs/format.md"), "python") if "def read_split" in block)
     assert len([line for line in block.split("def ")[1].splitlines() if line.strip()]) <= 15
@@ -117,6 +126,10 @@ def test_the_golden_vectors_are_the_codes_and_the_pages(vector: dict[str, Any]):
     elif "uniforms" in vector:
         count, key = vector["uniforms"], vector["key"]
         assert bijection.uniforms(count, *key).tolist() == page["uniforms"](count, *key) == vector["gives"]
+    elif "table" in vector:
+        assert make_table(vector["table"]).tolist() == vector["gives"]
+    elif "limit" in vector:
+        assert draw_rows(vector["limit"], rows=vector["rows"]).tolist() == vector["gives"]
     else:
         size = vector["batch_size"]
         rows, _ = make_plan(**vector["plan"]).slots(vector["cursor"], batch_size=size, slots=range(size))

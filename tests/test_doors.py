@@ -25,13 +25,18 @@ CORE = {
     ("shards", "show"): "--split --json",
     ("shards", "index"): "--json",
     ("shards", "verify"): "--split --repair --json",
-    ("streaming", "plan"): "--split --seed --batch-size --world-size --rank --readers --cursor --steps --json",
+    (
+        "streaming",
+        "plan",
+    ): "--split --seed --batch-size --world-size --rank --readers --cursor --steps --where --limit --balance --json",
     (
         "trainers",
         "train",
     ): "--data --name --resume --epochs --batch-size --seed --world-size --readers --device "
-    "--local --preset --config --log-rows --monitor --label",
+    "--local --preset --config --log-rows --monitor --label --where --limit --balance --remote --mirror-gb",
+    ("streaming", "measure"): "--split --augment --readers --consumer-rate --json",
     ("trainers", "evaluate"): "--data --split --json",
+    ("trainers", "peek"): "--data --out --split --rows --cursor",
 }
 VERBS = {"shards": SHARDS, "streaming": STREAMING, "trainers": TRAINERS}
 
@@ -58,8 +63,8 @@ def test_core_options_are_frozen_and_explained(room: str, verb: str, capsys):
 
 def test_the_verbs_are_those_that_work(capsys):
     assert [*SHARDS] == ["render", "pack", "index", "verify", "show"]
-    assert [*STREAMING] == ["plan"]
-    assert [*TRAINERS] == ["train", "evaluate"]
+    assert [*STREAMING] == ["plan", "measure"]
+    assert [*TRAINERS] == ["train", "evaluate", "peek"]
     for room in VERBS:
         assert door(room, "--help") == 0
         said = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """README: its Python runs as it stands, and its tree names every file."""
 
+import json
 import re
 import subprocess
 import sys
@@ -21,6 +22,26 @@ def test_the_training_loop_runs(data: Path):
     losses = [float(line.split()[1]) for line in done.stdout.splitlines()]
     assert len(losses) == 3
     assert all(0 < loss < 3 for loss in losses)
+
+
+@pytest.mark.slow
+def test_the_loader_of_the_loader_page_runs(data: Path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "loader.md").read_text(), re.DOTALL)
+    code = block.replace('"data/demo/pack"', repr(str(data))).replace("batch_size=32", "batch_size=8")
+    code += "\nassert again.cursor == loader.cursor >= seen - 8 > 0, (again.cursor, loader.cursor, seen)\n"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_measure_of_the_loader_page_runs(data: Path):
+    (block,) = re.findall(r"```sh\n(python -m streaming measure .*)\n```", (ROOT / "docs" / "loader.md").read_text())
+    command = [sys.executable, *block.replace("data/demo/pack", str(data)).split()[1:], "--batch-size=8", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["consumer_samples_per_second"] == 300
+    assert {"ceiling_samples_per_second", "wait_share", "cores_needed", "us_a_sample"} <= set(told)
 
 
 def test_the_tree_names_every_file():

@@ -15,7 +15,7 @@ FILES = sorted(path for room in ("shards", "streaming", "trainers") for path in 
 
 
 def test_the_python_api_is_frozen():
-    names = "Augment Batch Loader LogMel MelConfig NotestreamError Pack World augment_preset pack"
+    names = "Augment Batch Loader LogMel MelConfig NotestreamError Pack World augment_preset make_order pack"
     assert sorted(notestream.__all__) == names.split()
     assert all(getattr(notestream, name).__doc__ for name in notestream.__all__)
 

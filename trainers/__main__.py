@@ -65,13 +65,46 @@ def _default(args: list[str]) -> TrainConfig:
     return PRESETS.get(given.preset, PRESETS["base"])()
 
 
-VERBS = {"train": train, "evaluate": evaluate}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeekOptions:
+    """Options of `python -m trainers peek`: what to look at, and a run's own."""
+
+    out: Path
+    """The page to write."""
+    split: str = "train"
+    """Which split."""
+    rows: int = 8
+    """How many notes of the batch to show."""
+    cursor: int = 0
+    """Where in the run the batch stands, in rows since it began."""
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainConfig)
+    """The run: --data, --seed, --augment.* and so on, or --resume NAME for those of a run."""
+
+
+def peek(options: PeekOptions) -> None:
+    """Write a page that shows a batch as the network will see it, and hears it, before and after augmentation."""
+    from trainers.peek import write_peek
+
+    write_peek(options.train, out=options.out, split=options.split, rows=options.rows, cursor=options.cursor)
+    print(f"written: {options.out}", file=sys.stderr)
+
+
+VERBS = {"train": train, "evaluate": evaluate, "peek": peek}
+
+
+def _peek_default(args: list[str]) -> PeekOptions:
+    return PeekOptions(out=tyro.MISSING, train=_default(args))
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the door; `args` are the process's own unless given."""
     given = list(sys.argv[1:] if args is None else args)
-    return run_door("trainers", VERBS, given, defaults={"train": lambda: _default(given[1:])})
+    return run_door(
+        "trainers",
+        VERBS,
+        given,
+        defaults={"train": lambda: _default(given[1:]), "peek": lambda: _peek_default(given[1:])},
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeVar
 from shards.errors import UsageError
 from streaming.augment import Augment
 from streaming.augment import preset as augment_preset
+from streaming.stages import OnBadRow, Pad
+from streaming.store import Remote
 from trainers.mel import MelConfig
 from trainers.model import ModelConfig
 from trainers.optim import OptimConfig
@@ -21,7 +23,7 @@ class TrainConfig:
     """Options of `python -m trainers train`."""
 
     data: str | None = None
-    """The pack, a folder or URL: with train/ and, where there are, valid/ and test/."""
+    """The pack, a folder or URL: with train/ and, where there are, valid/ and test/. A=7,B=3 mixes packs so."""
     name: str | None = None
     """The run's name, new each time; preset and time unless given."""
     resume: str | None = None
@@ -36,12 +38,34 @@ class TrainConfig:
     """Passes over the training split."""
     batch_size: int = 256
     """Rows of the global batch, over all ranks."""
+    rebatch: bool = False
+    """Let --resume go on with another --batch-size."""
     seed: int = 0
     """Names the order, the augmentation and the first weights."""
     label: str = "instrument_family_str"
     """The text column to learn."""
+    where: str | None = None
+    """Which rows of every split, by a condition on the index: "pitch >= 40 and velocity in (100, 127)"."""
+    limit: int | None = None
+    """Train on so many rows of each pack, drawn fairly; the same ones for any seed."""
+    balance: str | None = None
+    """LABEL or LABEL=POWER: repeat training rows of rare classes; 0.5 goes half the way (default), 1 all of it."""
     crop_seconds: float = 2.5
     """Length of a training crop; evaluation hears whole notes."""
+    pad: Pad = "zero"
+    """What follows a note that is shorter than the crop: silence, or the note again."""
+    on_bad_row: OnBadRow = "raise"
+    """mask: a row that can't be read becomes silence of weight 0; at most 1 % of them, else the run ends."""
+    verify_reads: bool = True
+    """Read notes whole and check them; without, only the crop is read, and damage is heard, not seen."""
+    remote: Remote | None = None
+    """How data at a URL is read: through a mirror on each node's disk, or ranged; the mirror where there is room."""
+    mirror_gb: float | None = None
+    """What a node's mirror may take; half of what its disk has for it unless given; more data comes in windows."""
+    lanes: int = 1
+    """Windows that are open side by side (see docs/order.md); chosen where --mirror-gb is too little for all data."""
+    window: int | None = None
+    """Rows of a window; all rows are shuffled together unless given."""
     world_size: int | None = None
     """Ranks; every GPU of this machine unless given, or one rank on a CPU."""
     readers: int | None = None
@@ -70,7 +94,7 @@ class TrainConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "world_size", "log_every"):
+        for name in ("epochs", "batch_size", "world_size", "log_every", "limit", "lanes", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
@@ -80,8 +104,15 @@ class TrainConfig:
                 raise UsageError(f"{name} must not be negative, got {value}")
         if self.monitor not in MONITORS:
             raise UsageError(f"monitor must be one of {', '.join(MONITORS)}, got {self.monitor!r}")
+        if self.mirror_gb is not None and self.mirror_gb <= 0:
+            raise UsageError(f"mirror_gb must be positive, got {self.mirror_gb}")
         if self.crop_seconds <= 0:
             raise UsageError(f"crop_seconds must be positive, got {self.crop_seconds}: 2.5 is usual")
+
+    @property
+    def mirror_bytes(self) -> int | None:
+        """The mirror's budget in bytes."""
+        return None if self.mirror_gb is None else round(self.mirror_gb * 1e9)
 
 
 def base() -> TrainConfig:

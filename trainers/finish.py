@@ -1,5 +1,7 @@
 """finish: a trained run -> its best checkpoint's answers on valid and test, the table, and report.html."""
 
+import contextlib
+import dataclasses
 import io
 import json
 from collections.abc import Mapping
@@ -10,14 +12,12 @@ from rich.console import Console
 
 from shards.bijection import permute
 from shards.errors import DataError
-from shards.index import Pack, open_pack
 from streaming.device import choose_device
-from streaming.evaluation import read_note
-from streaming.store import Store
 from streaming.world import World
 from trainers import checkpoint, metrics
 from trainers.baseline import LOGISTIC, MAJORITY, fit_and_score
 from trainers.config import TrainConfig, read_config, to_json
+from trainers.data import Data, Notes, Split, check_split, open_data, open_split
 from trainers.evaluate import evaluate
 from trainers.journal import Journal, read_records
 from trainers.mel import LogMel
@@ -27,7 +27,6 @@ from trainers.report import Example, Report, write_report
 from trainers.run import Run, open_run_at
 from trainers.session import Session
 from trainers.tables import terminal_table
-from trainers.training import open_packs
 
 NUM_EXAMPLES = 6
 
@@ -53,15 +52,14 @@ def _best_files(run: Run) -> dict[str, bytes]:
 
 def finish(config: TrainConfig, *, run: Run, session: Session) -> None:
     """Evaluate the best checkpoint on every held-out split (all ranks), then write table and report (rank 0)."""
-    packs = open_packs(config)
-    model, mel, classes = load_network(run, config, sample_rate=packs["train"].sample_rate, session=session)
-    held_out = [pack for split, pack in packs.items() if split != "train"]
+    data = open_data(config)
+    model, mel, classes = load_network(run, config, sample_rate=data.sample_rate, session=session)
     found = tuple(
-        evaluate(model, mel, pack=pack, label=config.label, classes=classes, session=session) for pack in held_out
+        evaluate(model, mel, split=split, config=config, classes=classes, session=session) for split in data.held_out
     )
     if session.is_first:
-        baselines = _baselines(config, packs=packs, mel=mel, classes=classes)
-        examples = _top_losses(found[-1], pack=held_out[-1], mel=mel) if found else ()
+        baselines = _baselines(config, data=data, mel=mel, classes=classes)
+        examples = _top_losses(found[-1], split=data.held_out[-1], mel=mel) if found else ()
         report = Report(
             name=run.name,
             config=to_json(config),
@@ -78,20 +76,24 @@ def finish(config: TrainConfig, *, run: Run, session: Session) -> None:
 
 
 def _baselines(
-    config: TrainConfig, *, packs: Mapping[str, Pack], mel: torch.nn.Module, classes: tuple[str, ...]
+    config: TrainConfig, *, data: Data, mel: torch.nn.Module, classes: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
     """Score the two marks of every held-out split: train's commonest class, and a linear model on mean log-mel."""
-    train = packs["train"]
+    train, rows = data.train, len(data.train)
     target = train.label_ids(config.label, classes)
     commonest = int(np.bincount(target, minlength=len(classes)).argmax())
-    held_out = {split: pack.label_ids(config.label, classes) for split, pack in packs.items() if split != "train"}
+    held_out = {split.name: split.label_ids(config.label, classes) for split in data.held_out}
     marks = {split: {MAJORITY: float((labels == commonest).mean())} for split, labels in held_out.items()}
     if config.baseline_rows and held_out:
-        some = np.sort(permute(np.arange(min(config.baseline_rows, train.rows)), train.rows, config.seed, "baseline"))
-        splits = {split: (_mean_mel(packs[split], mel=mel), labels) for split, labels in held_out.items()}
-        scores = fit_and_score(
-            _mean_mel(train, mel=mel, rows=some), train_target=target[some], splits=splits, num_classes=len(classes)
-        )
+        some = np.sort(permute(np.arange(min(config.baseline_rows, rows)), rows, config.seed, "baseline"))
+        try:
+            splits = {split: (_mean_mel(data.splits[split], mel=mel), labels) for split, labels in held_out.items()}
+            seen = _mean_mel(train, mel=mel, rows=some)
+        except DataError:
+            if config.on_bad_row == "raise":
+                raise
+            return marks  # the run was to bear rows that can't be read, so it isn't lost for a mark beside it
+        scores = fit_and_score(seen, train_target=target[some], splits=splits, num_classes=len(classes))
         for split, score in scores.items():
             if score.accuracy is not None:
                 marks[split][LOGISTIC] = score.accuracy
@@ -99,12 +101,11 @@ def _baselines(
 
 
 @torch.no_grad()
-def _mean_mel(pack: Pack, *, mel: torch.nn.Module, rows: np.ndarray | None = None) -> np.ndarray:
+def _mean_mel(split: Split, *, mel: torch.nn.Module, rows: np.ndarray | None = None) -> np.ndarray:
     """Average each note's log-mel over time: (rows, n_mels)."""
-    store, wanted = Store(pack), range(pack.rows) if rows is None else rows.tolist()
-    found = [_log_mel(mel, _waveform(store, row)).mean(1) for row in wanted]
-    store.close()
-    return np.stack(found)
+    wanted = range(len(split)) if rows is None else rows.tolist()
+    with contextlib.closing(Notes(split)) as notes:
+        return np.stack([_log_mel(mel, notes.read(row)).mean(1) for row in wanted])
 
 
 def _log_mel(mel: torch.nn.Module, waveform: torch.Tensor) -> np.ndarray:
@@ -113,16 +114,14 @@ def _log_mel(mel: torch.nn.Module, waveform: torch.Tensor) -> np.ndarray:
     return mel(waveform[None].to(device))[0, 0].cpu().numpy()
 
 
-def _waveform(store: Store, row: int) -> torch.Tensor:
-    return torch.from_numpy(read_note(store, row))
-
-
 @torch.no_grad()
-def _top_losses(predictions: Predictions, *, pack: Pack, mel: torch.nn.Module) -> tuple[Example, ...]:
+def _top_losses(predictions: Predictions, *, split: Split, mel: torch.nn.Module) -> tuple[Example, ...]:
     """Take the rows that were answered worst, with what there is to see and to hear of them."""
-    store, examples = Store(pack), []
+    if predictions.masked:
+        return ()  # answers and rows are then not the same ones
+    notes, examples = Notes(split), []
     for row in np.argsort(-predictions.loss, kind="stable")[:NUM_EXAMPLES].tolist():
-        waveform, answer = _waveform(store, row), int(predictions.probabilities[row].argmax())
+        waveform, answer = notes.read(row), int(predictions.probabilities[row].argmax())
         examples.append(
             Example(
                 key=predictions.keys[row],
@@ -131,11 +130,11 @@ def _top_losses(predictions: Predictions, *, pack: Pack, mel: torch.nn.Module) -
                 probability=float(predictions.probabilities[row, answer]),
                 loss=float(predictions.loss[row]),
                 waveform=waveform.numpy(),
-                sample_rate=pack.sample_rate,
+                sample_rate=split.packs[0].sample_rate,
                 mel=_log_mel(mel, waveform),
             )
         )
-    store.close()
+    notes.close()
     return tuple(examples)
 
 
@@ -174,7 +173,9 @@ def evaluate_run(place: str, *, data: str | None, split: str, device: str) -> Pr
     """
     run = open_run_at(place)
     config = read_config(run.config)
-    pack = open_pack(data or config.data or "", split=split)
-    session = Session(world=World(), device=choose_device(device))
-    model, mel, classes = load_network(run, config, sample_rate=pack.sample_rate, session=session)
-    return evaluate(model, mel, pack=pack, label=config.label, classes=classes, session=session)
+    config = dataclasses.replace(config, data=data or config.data)
+    found, session = open_split(config, split), Session(world=World(), device=choose_device(device))
+    rate = found.packs[0].sample_rate
+    model, mel, classes = load_network(run, config, sample_rate=rate, session=session)
+    check_split(found, label=config.label, classes=classes, sample_rate=rate)
+    return evaluate(model, mel, split=found, config=config, classes=classes, session=session)

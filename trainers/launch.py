@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 
 from shards.errors import NotestreamError, UsageError
-from shards.index import open_pack
 from trainers.config import TrainConfig
+from trainers.data import open_data
 from trainers.follow import follow
 from trainers.interrupt import stop_on_interrupt
 from trainers.prepare import fill_in, prepare, this_machine
@@ -94,8 +94,7 @@ def _announce(run: Run, config: TrainConfig) -> None:
 
 
 def _steps(config: TrainConfig) -> int:
-    rows = open_pack(config.data or "", split="train").rows
-    return -(-config.epochs * rows // config.batch_size)
+    return -(-config.epochs * open_data(config).order.span // config.batch_size)
 
 
 def _end(run: Run, *, asked: bool) -> Run:

@@ -3,6 +3,7 @@
 Whether to save or to stop is decided by rank 0 on logging steps and broadcast: no rank acts on its own clock.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from shards.errors import DataError
-from streaming.batch import Batch
+from streaming.batch import Batch, Masked
 from streaming.clock import Clock
 from trainers import metrics
 from trainers.config import TrainConfig
@@ -23,6 +24,7 @@ from trainers.step import train_step
 from trainers.training import Training, close, save, say, set_up
 
 GO, SAVE, STOP = "go", "save", "stop"
+STAGES = ("read", "decode", "augment", "copy")  # seconds of this rank, all its readers together
 
 
 def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
@@ -47,12 +49,10 @@ def _run_epoch(training: Training) -> None:
     """Take the steps whose first row lies in this epoch."""
     config, session, epoch = training.config, training.session, training.loader.epoch
     sums, rows, clock = torch.zeros(2, dtype=torch.float64, device=session.device), 0, Clock()
-    batches = iter(training.loader)
-    while True:
-        with clock.time("wait"):
-            batch = next(batches, None)
-        if batch is None:
-            return
+    masked: list[Masked] = []
+    for batch in training.loader:
+        clock.add(batch.seconds)
+        masked += batch.masked
         lr = one_cycle(batch.cursor / training.total, lr=config.optim.lr, warmup=config.optim.warmup)
         result = train_step(
             training.learner, batch, batch_size=config.batch_size, world_size=session.world.world_size, lr=lr
@@ -63,17 +63,22 @@ def _run_epoch(training: Training) -> None:
         if training.rows is not None:
             training.rows.write(batch, step=step)
         if step % config.log_every == 0 or training.loader.epoch != epoch:
-            _log_step(training, batch, step=step, sums=torch.cat([sums, sums.new_tensor([rows])]), clock=clock, lr=lr)
+            counted = torch.cat([sums, sums.new_tensor([rows, len(masked)])])
+            _log_step(training, batch, step=step, sums=counted, clock=clock, lr=lr, masked=masked)
             sums.zero_()
-            rows = 0
+            rows, masked = 0, []
             # not at an epoch's last step: a checkpoint past the border would leave its validation out for ever
             if training.loader.epoch == epoch and _save_or_stop(training):
                 return
 
 
-def _log_step(training: Training, batch: Batch, *, step: int, sums: torch.Tensor, clock: Clock, lr: float) -> None:
+def _log_step(
+    training: Training, batch: Batch, *, step: int, sums: torch.Tensor, clock: Clock, lr: float, masked: list[Masked]
+) -> None:
     """Write the line of the steps since the last one, over all ranks."""
-    loss, correct, rows = training.session.sum(sums).tolist()
+    loss, correct, rows, bad = training.session.sum(sums).tolist()
+    training.masked += int(bad)
+    told = training.session.gather(masked) if bad else []  # all ranks know the sum, so all are here
     seconds = clock.read()
     if not math.isfinite(loss):
         raise DataError(f"train/loss is {loss} at step {step} (from row {batch.cursor}): lower --optim.lr and --resume")
@@ -82,14 +87,18 @@ def _log_step(training: Training, batch: Batch, *, step: int, sums: torch.Tensor
     record = {
         "step": step,
         "cursor": training.loader.cursor,
-        "epoch": round(training.loader.cursor / training.loader.plan.span, 4),
+        "epoch": round(training.loader.cursor / training.loader.order.span, 4),
         "train/loss": loss / rows,
         "train/accuracy": correct / rows,
         "train/samples_per_second": rows / seconds["total"],
         "train/wait_share": seconds.get("wait", 0.0) / seconds["total"],
+        **{f"train/{name}_seconds": seconds[name] for name in STAGES if name in seconds},
+        "train/masked": training.masked,
         "train/lr": lr,
     }
     training.journal.record(record)
+    for row in itertools.chain(*told):
+        training.journal.line(f"masked: {row.what}")
     training.journal.line(
         f"step {step:>6,}/{training.steps:,}  epoch {record['epoch']:6.2f}/{training.config.epochs}"
         f"  loss {record['train/loss']:7.4f}  accuracy {100 * record['train/accuracy']:5.1f} %"
@@ -116,7 +125,7 @@ def _save_or_stop(training: Training) -> bool:
 
 def _end_epoch(training: Training) -> None:
     """Validate, keep the best, save: once, at the first step at or past the epoch's border."""
-    if "valid" in training.packs:
+    if "valid" in training.data.splits:
         predictions = predict_split(training, split="valid")
         told = {f"valid/{name}": value for name, value in metrics.summary(predictions).items()}
         better = _is_better(told, training=training)
@@ -133,10 +142,11 @@ def predict_split(training: Training, *, split: str) -> metrics.Predictions:
     return evaluate(
         training.model,
         training.learner.mel,
-        pack=training.packs[split],
-        label=training.config.label,
+        split=training.data.splits[split],
+        config=training.config,
         classes=training.loader.classes,
         session=training.session,
+        readers=training.loader.pool,
     )
 
 
@@ -153,7 +163,7 @@ def _log_validation(training: Training, told: dict[str, Any], *, better: bool) -
         return
     cursor = training.loader.cursor
     where = {"step": cursor // training.config.batch_size, "cursor": cursor}
-    epoch = cursor / training.loader.plan.span
+    epoch = cursor / training.loader.order.span
     training.journal.record({**where, "epoch": round(epoch, 4), **told})
     training.journal.line(
         f"epoch {epoch:5.2f}  valid loss {told['valid/loss']:7.4f}  accuracy {100 * told['valid/accuracy']:5.1f} %"

@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from torch.nn import functional
 
 from shards.errors import UsageError
 
@@ -49,8 +50,9 @@ class MelConfig:
 class LogMel(torch.nn.Module):
     """Log-mel spectrogram in dB below each note's own maximum, floored and scaled to 0..1.
 
-    (batch, time) float32 -> (batch, 1, n_mels, frames) float32, frames = time // hop_length + 1. A note's picture
-    doesn't depend on its neighbours; exact silence gives finite values and gradients. Runs outside autocast.
+    (batch, time) float32 -> (batch, 1, n_mels, frames) float32, frames = time // hop_length + 1. What is shorter than
+    a frame's n_fft is silence from its end to there. A note's picture doesn't depend on its neighbours; exact silence
+    gives finite values and gradients. Runs outside autocast.
 
     Raises:
         UsageError: f_max lies above half the sample rate.
@@ -72,6 +74,8 @@ class LogMel(torch.nn.Module):
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return the log-mel of each note."""
+        if waveform.shape[1] < self.config.n_fft:  # a reflected edge needs half a frame to reflect
+            waveform = functional.pad(waveform, (0, self.config.n_fft - waveform.shape[1]))
         with torch.autocast(waveform.device.type, enabled=False):
             if waveform.device.type == "cpu" and len(waveform) > CPU_ROWS:
                 return torch.cat([self._log_mel(rows) for rows in waveform.float().split(CPU_ROWS)])

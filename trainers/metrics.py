@@ -22,6 +22,7 @@ class Predictions:
 
     `target` (rows,) and `probabilities` (rows, classes) are in the order of `classes`; `loss` (rows,) is in nats.
     `group` names each row's instrument, the key itself where there is none; `source` is empty where it isn't known.
+    `masked` rows couldn't be read and are left out of all else.
     Raises DataError where the fields don't fit each other.
     """
 
@@ -33,6 +34,7 @@ class Predictions:
     loss: NDArray[np.float32]
     group: tuple[str, ...]
     source: tuple[str, ...]
+    masked: int = 0
 
     def __post_init__(self) -> None:
         rows, num_classes = len(self.keys), len(self.classes)
@@ -171,6 +173,7 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
     loss = float(predictions.loss.mean(dtype=np.float64)) if predictions.keys else None
     numbers = {
         "rows": len(predictions.keys),
+        "masked": predictions.masked,
         "groups": len(set(predictions.group)),
         "classes_present": len(present),
         "loss": loss if loss is not None and np.isfinite(loss) else None,

@@ -2,16 +2,18 @@
 
 import dataclasses
 import os
+import sys
 
 import torch
 
 from shards import linux
 from shards.errors import UsageError
 from streaming.device import choose_device
+from streaming.windows import Reach, fit_order
 from trainers.config import TrainConfig
+from trainers.data import Data, open_data
 from trainers.model import build_model
 from trainers.run import Run, begin_run, resume_run
-from trainers.training import open_packs
 
 MOST_READERS = 8
 
@@ -35,13 +37,29 @@ def prepare(config: TrainConfig) -> tuple[Run, TrainConfig]:
     """Check all that can be checked from here, then make or open the run's folder."""
     found = resume_run(config) if config.resume else None
     config = found[1] if found else config
-    packs = open_packs(config)
+    data = open_data(config)
     build_model(config.model, num_classes=2, seed=0)
     if config.world_size is not None and config.batch_size < config.world_size:
         raise UsageError(f"batch_size must be at least world_size ({config.world_size}), got {config.batch_size}")
-    run, config = (found[0], config) if found else begin_run(config, packs=packs)
+    config = config if found else with_room(config, data)
+    fingerprints = {name: split.fingerprint for name, split in data.splits.items()}
+    run, config = (found[0], config) if found else begin_run(config, fingerprints=fingerprints)
     run.forget_stop()
     return run, config
+
+
+def with_room(config: TrainConfig, data: Data) -> TrainConfig:
+    """Choose windows that a node's mirror has room for, where it hasn't for all of the training data."""
+    if config.mirror_bytes is None or config.remote == "ranged" or (config.lanes, config.window) != (1, None):
+        return config
+    if all(pack.folder.local() is not None for pack in data.train.packs):
+        return config
+    order = fit_order(
+        data.order, data.train.packs, budget_bytes=config.mirror_bytes, batch_size=config.batch_size
+    )  # fmt: skip
+    reach = Reach(lanes=order.plans[0].lanes, window=order.plans[0].window)
+    print(f"a mirror of {config.mirror_gb:g} GB a node: {reach}", file=sys.stderr)  # noqa: T201
+    return dataclasses.replace(config, lanes=reach.lanes, window=reach.window)
 
 
 def fill_in(config: TrainConfig, machine: Machine) -> TrainConfig:

@@ -8,22 +8,22 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from shards.errors import UsageError
 from shards.format import write_whole
-from shards.index import Pack
 from shards.owner import ROOT
 from shards.remote import locate
+from streaming.mix import parse_data
 from trainers import sync
 from trainers.config import TrainConfig, read_config, to_json
 
 MAY_CHANGE = (
-    "name", "resume", "runs", "preset", "config", "world_size", "readers", "device", "local", "address", "max_failures",
-    "log_every", "log_rows", "checkpoint_seconds", "baseline_rows",
+    "name", "resume", "rebatch", "runs", "preset", "config", "world_size", "readers", "device", "local", "address",
+    "max_failures", "log_every", "log_rows", "checkpoint_seconds", "baseline_rows", "on_bad_row", "verify_reads",
+    "remote", "mirror_gb",
 )  # fmt: skip
 PACKAGES = ("torch", "torchaudio", "timm", "ray", "webdataset", "pyarrow", "numba", "numpy")
 
@@ -158,7 +158,7 @@ def open_run_at(place: str) -> Run:
     return open_run(found.parent.text, found.name)
 
 
-def begin_run(config: TrainConfig, *, packs: Mapping[str, Pack]) -> tuple[Run, TrainConfig]:
+def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run, TrainConfig]:
     """Make the folder of a new run and write what it is; return it with the config that holds its name.
 
     Raises:
@@ -172,16 +172,17 @@ def begin_run(config: TrainConfig, *, packs: Mapping[str, Pack]) -> tuple[Run, T
         shutil.rmtree(run.folder, ignore_errors=True)  # what an earlier run of this URL left on this machine
     config = dataclasses.replace(config, name=name, data=_absolute(config.data or ""), resume=None, config=None)
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_whole(run.environment, json.dumps(describe_environment(packs), indent=2).encode())
+    write_whole(run.environment, json.dumps(describe_environment(fingerprints), indent=2).encode())
     write_whole(run.config, json.dumps(to_json(config), indent=2).encode())
     run.push(run.environment.name, run.config.name)
     return run, config
 
 
-def _absolute(place: str) -> str:
-    """Name a place so that ranks find it from another working directory."""
-    found = locate(place)
-    return found.text if found.is_url else str(found.path.resolve())
+def _absolute(data: str) -> str:
+    """Name places so that ranks find them from another working directory; a lone one without a weight, as it came."""
+    found = [(locate(place), weight) for place, weight in parse_data(data)]
+    named = [(place.text if place.is_url else str(place.path.resolve()), weight) for place, weight in found]
+    return named[0][0] if len(named) == 1 else ",".join(f"{place}={weight}" for place, weight in named)
 
 
 def resume_run(config: TrainConfig) -> tuple[Run, TrainConfig]:
@@ -192,26 +193,27 @@ def resume_run(config: TrainConfig) -> tuple[Run, TrainConfig]:
     """
     run = open_run(config.runs, config.resume or "")
     own = to_json(read_config(run.config))
+    rebatched = ("batch_size",) if config.rebatch else ()
     for option, value in to_json(config).items():
         if option == "data":
             value = _absolute(value or own[option])
-        if option not in MAY_CHANGE and value != own[option]:
+        if option not in (*MAY_CHANGE, *rebatched) and value != own[option]:
             raise UsageError(
                 f"{option} was {own[option]} when run {run.name} began, and is {value} now: "
                 f"leave it out to go on, or begin a new run with --name"
             )
-    changed = {option: getattr(config, option) for option in MAY_CHANGE}
+    changed = {option: getattr(config, option) for option in (*MAY_CHANGE, *rebatched)}
     return run, dataclasses.replace(read_config(run.config), **changed)
 
 
-def describe_environment(packs: Mapping[str, Pack]) -> dict[str, Any]:
+def describe_environment(fingerprints: dict[str, str]) -> dict[str, Any]:
     """Tell what a result depends on beside the config."""
     return {
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "command": shlex.join(sys.orig_argv),
         "commit": _commit(),
-        "fingerprints": {split: pack.fingerprint for split, pack in packs.items()},
+        "fingerprints": fingerprints,
         "machine": platform.platform(),
         "began": datetime.now().astimezone().isoformat(timespec="seconds"),
     }

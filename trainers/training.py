@@ -2,17 +2,14 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
 
 import torch
 
-from shards.errors import DataError, UsageError
-from shards.format import INDEX_NAME
-from shards.index import Pack, open_pack
-from shards.remote import locate
 from streaming.loader import Loader
+from streaming.world import World
 from trainers import checkpoint
 from trainers.config import TrainConfig
+from trainers.data import Data, open_data
 from trainers.journal import Journal
 from trainers.mel import LogMel
 from trainers.model import build_model
@@ -22,8 +19,6 @@ from trainers.run import Run
 from trainers.session import Session
 from trainers.step import Learner
 
-SPLITS = ("train", "valid", "test")
-
 
 @dataclasses.dataclass(kw_only=True)
 class Training:
@@ -32,7 +27,7 @@ class Training:
     config: TrainConfig
     run: Run
     session: Session
-    packs: Mapping[str, Pack]
+    data: Data
     model: torch.nn.Module
     learner: Learner
     loader: Loader
@@ -41,11 +36,12 @@ class Training:
     best: float | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
     stopped: bool = False
+    masked: int = 0
 
     @property
     def total(self) -> int:
         """Rows at which the run ends."""
-        return self.config.epochs * self.loader.plan.span
+        return self.config.epochs * self.loader.order.span
 
     @property
     def steps(self) -> int:
@@ -53,63 +49,54 @@ class Training:
         return -(-self.total // self.config.batch_size)
 
 
-def open_packs(config: TrainConfig) -> dict[str, Pack]:
-    """Open the splits that DATA has and check that their labels fit train's classes.
-
-    Raises:
-        UsageError: no data was named, it isn't there, it has no train split, or the label is no text column.
-        DataError: an index is damaged, or a split holds a class that train doesn't know.
-    """
-    if config.data is None:
-        raise UsageError("data must be named: --data DST, a pack made by `python -m shards pack SRC DST --split train`")
-    packs = {"train": open_pack(config.data, split="train")}
-    for split in SPLITS[1:]:
-        if (locate(config.data) / split / INDEX_NAME).size() is not None:
-            packs[split] = open_pack(config.data, split=split)
-    for pack in packs.values():
-        pack.label_ids(config.label, packs["train"].classes.get(config.label, ()))
-        if pack.sample_rate != packs["train"].sample_rate:
-            rates = (packs["train"].sample_rate, pack.sample_rate)
-            raise DataError(f"sample_rate must be train's {rates[0]} in every split, got {rates[1]} in {pack.split}")
-    return packs
-
-
 def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
     """Build the run on this rank, or restore it from its newest checkpoint."""
-    packs = open_packs(config)
-    pack = packs["train"]
-    classes = pack.classes[config.label]
-    model = build_model(config.model, num_classes=len(classes), seed=config.seed).to(session.device)
+    data = open_data(config)
+    model = build_model(config.model, num_classes=len(data.classes), seed=config.seed).to(session.device)
     optimizer = make_optimizer(model, config.optim)
-    mel = LogMel(config.mel, sample_rate=pack.sample_rate).to(session.device)
-    loader = Loader(
-        pack,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        label=config.label,
-        crop_seconds=config.crop_seconds,
-        augment=config.augment,
-        world=session.world,
-        readers=config.readers or 0,
-        device=session.device,
-    )
+    mel = LogMel(config.mel, sample_rate=data.sample_rate).to(session.device)
+    loader = make_loader(config, data, world=session.world, readers=config.readers or 0, device=session.device)
     files = session.broadcast(_newest_files(run) if session.is_first else None)
     state = checkpoint.restore(files, model=model, optimizer=optimizer) if files else {}
     if state:
-        loader.load_state_dict(state)
+        loader.load_state_dict(state, rebatch=config.rebatch)
     step = loader.cursor // config.batch_size
     attempt = session.broadcast(run.next_attempt() if session.is_first else None)
     return Training(
         config=config,
         run=run,
         session=session,
-        packs=packs,
+        data=data,
         model=model,
         learner=Learner(mel=mel, model=session.wrap(model), optimizer=optimizer, config=config.optim),
         loader=loader,
         journal=Journal(run, cursor=loader.cursor, step=step) if session.is_first else None,
         rows=RowLog(run.folder / "rows", rank=session.world.rank, attempt=attempt) if config.log_rows else None,
         best=state.get("best"),
+    )
+
+
+def make_loader(
+    config: TrainConfig, data: Data, *, world: World, readers: int, device: torch.device | str, cursor: int = 0
+) -> Loader:
+    """Make the loader of a run's training rows."""
+    return Loader(
+        data.train.packs,
+        batch_size=config.batch_size,
+        label=config.label,
+        crop_seconds=config.crop_seconds,
+        order=data.order,
+        classes=data.classes,
+        augment=config.augment,
+        world=world,
+        readers=readers,
+        cursor=cursor,
+        device=device,
+        pad=config.pad,
+        on_bad_row=config.on_bad_row,
+        verify_reads=config.verify_reads,
+        remote=config.remote,
+        mirror_bytes=config.mirror_bytes,
     )
 
 

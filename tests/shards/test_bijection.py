@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.bijection import permute, uniforms
+from shards.bijection import permute, permute_groups, uniforms
 
 
 @given(st.integers(1, 3000), st.integers(-(2**63), 2**63 - 1), st.text(max_size=5))
@@ -25,6 +25,15 @@ def test_a_part_is_the_part_of_the_whole(n, data):
     assert together == [int(permute(np.array([pick]), n, 7)[0]) for pick in picks]
     assert all(0 <= value < n for value in together)
     assert len(set(together)) == len(set(picks))
+
+
+@given(st.lists(st.integers(1, 10**6) | st.integers(1, 5), min_size=1, max_size=6), st.data())
+def test_groups_together_are_as_each_alone(sizes, data):
+    group = np.array(data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=2, max_size=30)))
+    picks = np.array([data.draw(st.integers(0, sizes[g] - 1)) for g in group])
+    keys = [(g, "name") for g in range(len(sizes))]
+    alone = [int(permute([pick], sizes[g], *keys[g])[0]) for pick, g in zip(picks, group, strict=True)]
+    assert permute_groups(picks, group, sizes=sizes, keys=keys).tolist() == alone
 
 
 def test_golden_vectors_pin_the_order_for_ever():

@@ -1,5 +1,6 @@
 """The index: opening reads no row, a reader loads what it needs, a foreign index is refused, writing is whole."""
 
+import base64
 import dataclasses
 import json
 import multiprocessing
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,10 +37,16 @@ ROOT = Path(__file__).resolve().parents[2]
 FAMILY = "instrument_family_str"
 
 
-def rewrite(path: Path, *, about: Any = None, groups: int = 10, **columns: Callable[[list], Any]) -> None:
-    """Change an index as its neighbours would: metadata that is merged into what is there, columns by their values."""
+def rewrite(
+    path: Path, *, about: Any = None, shards: bytes | None = None, groups: int = 10, **columns: Callable[[list], Any]
+) -> None:
+    """Change an index as its neighbours would: metadata that is merged into what is there, columns by their values.
+
+    `shards` is the text that tells of them (see listed).
+    """
     table = pq.read_table(path)
-    told = json.loads(table.schema.metadata[b"notestream"])
+    told, listing = (table.schema.metadata[name] for name in (b"notestream", b"notestream.shards"))
+    told = json.loads(told)
     told = told | about if isinstance(about, dict) else told if about is None else about
     for name, change in columns.items():
         field, at = table.schema.field(name), table.schema.get_field_index(name)
@@ -45,7 +54,17 @@ def rewrite(path: Path, *, about: Any = None, groups: int = 10, **columns: Calla
         changed = changed if isinstance(changed, pa.Array) else pa.array(changed, field.type)
         table = table.set_column(at, pa.field(name, changed.type), changed)
     content = told if isinstance(told, bytes) else json.dumps(told)
-    pq.write_table(table.replace_schema_metadata({b"notestream": content}), path, row_group_size=groups)
+    metadata = {b"notestream": content, b"notestream.shards": listing if shards is None else shards}
+    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=groups)
+
+
+def listed(*shards: dict[str, Any], lengths: bytes | None = None, more: bytes = b"") -> bytes:
+    """Spell shards out as docs/format.md says, whatever they are; a reference for shards.listing."""
+    numbers = [shard[of].to_bytes(8, "little", signed=True) for of in ("rows", "bytes") for shard in shards]
+    names = [shard["name"].encode(errors="surrogateescape") for shard in shards]
+    packed = b"".join([*numbers, bytes(map(len, names)) if lengths is None else lengths, *names, more])
+    hashes = b"".join(bytes.fromhex(shard["hash"]) for shard in shards)
+    return base64.b64encode(hashes + zlib.compress(packed))
 
 
 @pytest.fixture
@@ -65,14 +84,16 @@ def test_opening_reads_no_row_and_damage_is_told_where_it_is_met(valid: Path):
     content[start : start + place.total_compressed_size] = bytes(place.total_compressed_size)
     valid.write_bytes(content)
     pack = reopen(valid)
-    assert (pack.rows, pack.starts, len(pack.part(0).keys)) == (17, (0, 10, 17), 10)
+    assert (pack.rows, pack.starts.tolist(), len(pack.part(0).keys)) == (17, [0, 10, 17], 10)
     for read in (lambda: pack.part(1), lambda: pack.take([16]), lambda: pack.read("offset"), pack.read):
         with pytest.raises(DataError, match=r"valid/index\.parquet is damaged and can't be read \(.*\): pack or index"):
             read()
     assert pack.label_ids(FAMILY, pack.classes[FAMILY]).shape == (17,)  # another column
 
 
-def test_rows_are_found_by_their_number(data: Path):
+@pytest.mark.parametrize("listed_shards", [0, 7])
+def test_rows_are_found_by_their_number(data: Path, monkeypatch, listed_shards: int):
+    monkeypatch.setattr("shards.index.MOST_LISTED", listed_shards)
     pack = open_pack(data, split="train")
     rows = pack.read(*PLACE.names).to_pylist()
     order = [60, 0, 9, 10, 59, 33, 33]
@@ -104,13 +125,13 @@ def test_columns_are_read_by_name_whole_or_in_batches(data: Path, monkeypatch):
 
 
 def test_a_shards_rows_are_loaded_once_and_the_oldest_go_first(data: Path, monkeypatch):
-    loaded, group = [], index_file.IndexFile.group
+    loaded, table = [], parts.Parts.table
 
-    def counting(file, number, **options):
+    def counting(found, number, **options):
         loaded.append(number)
-        return group(file, number, **options)
+        return table(found, number, **options)
 
-    monkeypatch.setattr(index_file.IndexFile, "group", counting)
+    monkeypatch.setattr(parts.Parts, "table", counting)
     pack = open_pack(data, split="train")
     everything = pack.take(range(61))
     assert pack.take(range(61))[0] == everything[0]
@@ -159,7 +180,7 @@ def test_an_index_that_was_replaced_is_told_in_a_reader(valid: Path):
         pickle.loads(sent).part(0)
 
 
-SHARD = {"name": "valid-000000.tar", "rows": 17, "bytes": 1, "hash": ""}
+SHARD = {"name": "valid-000000.tar", "rows": 17, "bytes": 1 << 30, "hash": "0" * 32}
 CLAIMS = [
     ({"version": 99}, r"index of version 99, this program reads 1: pack or index again"),
     (b"[" * 100_000, r"damaged and can't be read \(.*recursion.*\)"),
@@ -173,16 +194,14 @@ CLAIMS = [
     ({"classes": {"pitch": []}}, r"has classes of 'pitch', which is not a column of text"),
     ({"classes": {FAMILY: ["a"] * 10_001}}, r"has classes of 'instrument_family_str' that are not up to 10,000 names"),
     ({"classes": {FAMILY: [1]}}, r"that are not up to 10,000 names"),
-    ({"shards": [SHARD | {"name": "../../etc/passwd"}]}, r"names a shard '../../etc/passwd', .* not a plain file name"),
-    ({"shards": [SHARD | {"rows": 3}]}, r"has 17 rows, its shards 3"),
-    ({"shards": [SHARD | {"rows": -3}]}, r"says that valid-000000\.tar has -3 rows and 1 bytes"),
-    ({"shards": [SHARD | {"bytes": 1 << 60}]}, r"has 17 rows and 1152921504606846976 bytes"),
-    ({"shards": [SHARD | {"rows": 17.0}]}, r"describes a shard as "),
-    ({"shards": ["x"]}, r"describes a shard as 'x'"),
-    ({"shards": [SHARD | {"more": 1}]}, r"describes a shard as "),
-    ({"shards": [SHARD, SHARD]}, r"names shard valid-000000\.tar twice"),
-    ({"shards": [SHARD]}, r"has 2 row groups for 1 shards"),
-    ({"shards": []}, r"has 17 rows, its shards 0"),
+    ({"shards": [SHARD]}, r"says shards \[\{"),
+    ({"shards": 2.0}, r"says shards 2\.0"),
+    ({"shards": True}, r"says shards True"),
+    ({"shards": 0}, r"has 0 shards, which is none or over 1,000,000"),
+    ({"shards": -1}, r"has -1 shards"),
+    ({"shards": 10**6 + 1}, r"has 1,000,001 shards, which is none or over 1,000,000"),
+    ({"shards": 3}, r"has a list of shards that can't be read, or is of another length than it says"),
+    ({"shards": 1}, r"has a list of shards that can't be read, or is of another length than it says"),
     ({"base": "elsewhere"}, r"says that its shards lie in 'elsewhere', which no reader can go to from here"),
     ({"base": "pipe://x"}, r"shards lie in 'pipe://x'"),
     ({"base": 7}, r"shards lie in 7"),
@@ -198,9 +217,79 @@ def test_a_foreign_index_is_refused_before_a_row_is_read(valid: Path, change, me
     assert len(str(caught.value)) < 500
 
 
+OTHER = SHARD | {"name": "valid-000001.tar"}
+UNREADABLE = r"has a list of shards that can't be read, or is of another length than it says"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ([SHARD | {"name": "../../etc/passwd"}], r"names a shard '../../etc/passwd', which is not a plain file name"),
+        ([SHARD | {"name": "x.tar\r"}], r"names a shard 'x\.tar\\r', which is not a plain file name"),
+        ([SHARD | {"name": ""}], r"names a shard '', which is not a plain file name"),
+        ([SHARD | {"name": "x\udcff.tar"}], r"names a shard 'x\ufffd\.tar', which is not a plain file name"),
+        ([SHARD | {"name": "x.tar\n"}], r"names a shard 'x\.tar\\n', which is not a plain file name"),
+        ([SHARD, OTHER | {"name": "a/b.tar"}], r"names a shard 'a/b\.tar', which is not a plain file name"),
+        ([SHARD, SHARD], r"names shard valid-000000\.tar twice"),
+        ([SHARD | {"rows": 3}], r"has 17 rows, its shards 3"),
+        ([SHARD | {"rows": -3}], r"says that valid-000000\.tar has -3 rows and 1073741824 bytes"),
+        ([SHARD | {"bytes": -1}], r"says that valid-000000\.tar has 17 rows and -1 bytes"),
+        ([SHARD | {"bytes": 1 << 60}], r"has 17 rows and 1152921504606846976 bytes"),
+        (
+            [SHARD, *(SHARD | {"name": f"{n}.tar", "rows": 1 << 62} for n in range(4))],
+            r"0\.tar has 4,.* rows, too",
+        ),
+        ([SHARD | {"rows": 0}], r"has 17 rows, its shards 0"),
+        ([SHARD | {"rows": 9}, OTHER | {"rows": 8}], r"has a row group that ends inside valid-000001\.tar, at row 10"),
+        ([SHARD], r"has a row group that ends inside valid-000000\.tar, at row 10"),
+    ],
+)
+def test_a_foreign_list_of_shards_is_refused_before_a_row_is_read(valid: Path, told, message: str):
+    rewrite(valid, about={"shards": len(told)}, shards=listed(*told))
+    with pytest.raises(DataError, match=message) as caught:
+        reopen(valid)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"?" * 40,
+        listed(SHARD)[:-8],
+        listed(SHARD, OTHER)[:40],
+        base64.b64encode(b"no zlib"),
+        base64.b64encode(bytes(32) + zlib.compress(b"short")),
+        base64.b64encode(bytes(32) + b"no zlib"),
+        base64.b64encode(base64.b64decode(listed(SHARD, OTHER)) + b"more"),
+        listed(SHARD, OTHER, lengths=bytes([16, 17])),
+        listed(SHARD, OTHER, lengths=bytes([16, 15])),
+        listed(SHARD, OTHER, lengths=b"\x10"),
+        listed(SHARD, OTHER, more=b"x"),
+        listed(SHARD, OTHER, more=bytes(1 << 20)),
+        listed(SHARD | {"hash": ""}, OTHER | {"hash": ""}),
+    ],
+)
+def test_a_list_of_shards_that_is_none_is_refused(valid: Path, text: bytes):
+    rewrite(valid, shards=text)
+    with pytest.raises(DataError, match=UNREADABLE):
+        reopen(valid)
+
+
+def test_a_list_of_shards_that_inflates_without_end_takes_no_memory(valid: Path):
+    rewrite(valid, shards=base64.b64encode(bytes(32) + zlib.compress(bytes(1 << 26), 1)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=UNREADABLE):
+        reopen(valid)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
+
+
 def test_too_many_shards_are_refused(valid: Path, monkeypatch):
     monkeypatch.setattr("shards.format.MAX_SHARDS", 1)
-    with pytest.raises(DataError, match=r"has 2 shards, over 1: pack or index again"):
+    with pytest.raises(DataError, match=r"has 2 shards, which is none or over 1: pack or index again"):
         reopen(valid)
 
 
@@ -271,7 +360,7 @@ def test_foreign_rows_are_refused_before_a_byte_is_read_and_verify_finds_them(va
 def test_a_sample_over_a_gigabyte_is_refused_however_large_its_shard_is(valid: Path):
     (table,), file = tables_of(1), index_file.IndexFile(locate(valid))
     large = table.set_column(3, PLACE.field("size"), pa.array([7, 8, format.MAX_SAMPLE_BYTES + 1], pa.int32()))
-    shard = Shard(name="x-000000.tar", rows=3, bytes=1 << 40, hash="")
+    shard = Shard(name="x-000000.tar", rows=3, bytes=1 << 40, hash="0" * 32)
     with pytest.raises(DataError, match="places k0-2 outside its shard"):
         parts.check_part(large, shard=shard, file=file)
     places = parts.check_part(large.slice(1, 1), shard=shard, file=file).places
@@ -304,7 +393,7 @@ def test_an_index_may_lie_elsewhere_than_its_shards(data: Path, tmp_path: Path, 
 def test_rows_that_a_tar_has_no_room_for_are_not_believed(valid: Path):
     shards = reopen(valid).shards
     told = [dataclasses.asdict(shard) | {"bytes": 1024 * shard.rows - 1} for shard in shards]
-    rewrite(valid, about={"shards": told})
+    rewrite(valid, shards=listed(*told))
     with pytest.raises(DataError, match=r"says that valid-000000\.tar has 10 rows, too many for 10,239 bytes"):
         reopen(valid)
 
@@ -351,7 +440,7 @@ def tables_of(count: int, **columns: Callable[[int], list]) -> list[pa.Table]:
 
 
 def shards_of(tables: list[pa.Table]) -> list[Shard]:
-    return [Shard(name=f"x-{i:06d}.tar", rows=len(t), bytes=9999, hash="") for i, t in enumerate(tables)]
+    return [Shard(name=f"x-{i:06d}.tar", rows=len(t), bytes=9999, hash=f"{i:032x}") for i, t in enumerate(tables)]
 
 
 FACTS = {"split": "x", "sample_rate": 8000, "codec": "wav", "options": {}}
@@ -551,12 +640,12 @@ print((peak() - before) / 1000)
 def test_300_000_rows_open_in_a_tenth_of_a_second(large: Path, tmp_path: Path):
     about, taken = read_about(locate(large / "train/index.parquet")), 293
     facts = {name: about[name] for name in ("split", "sample_rate", "codec", "options")}
-    shards = [Shard(**shard) for shard in about["shards"][:taken]]
     opened = open_pack(large, split="train")
+    shards = opened.shards[:taken]
 
     class Tables:
         def __iter__(self) -> Iterator[pa.Table]:
-            return (opened.parts.file.group(number) for number in range(taken))
+            return (opened.parts.table(number) for number in range(taken))
 
     (tmp_path / "train").mkdir()
     write_index(tmp_path / "train", shards=shards, tables=Tables(), base=str(large / "train"), **facts)

@@ -72,9 +72,9 @@ def test_foreign_labels_are_shown_as_they_are(tmp_path: Path, label: str):
         "none": pa.array([None], pa.list_(pa.string())),
     }  # fmt: skip
     (tmp_path / "x.tar").write_bytes(bytes(10_240))
+    shards = [Shard(name="x.tar", rows=1, bytes=10_240, hash="0" * 32)]
     write_index(
-        tmp_path, split="x", sample_rate=8, codec="wav", shards=[Shard(name="x.tar", rows=1, bytes=10_240, hash="")],
-        tables=[pa.table(columns)], options={},
+        tmp_path, split="x", sample_rate=8, codec="wav", shards=shards, tables=[pa.table(columns)], options={}
     )  # fmt: skip
     told = describe(open_pack(tmp_path.parent, split=tmp_path.name))
     assert told["counts"] == {label: {label: 1}, "none": {}}

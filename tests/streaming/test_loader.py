@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import torch
 from shards import audio
 from shards.errors import DataError, UsageError
 from shards.index import open_pack
+from streaming import pipeline
 from streaming.augment import Augment, draw_view, latest_start, preset
+from streaming.balance import Balance
 from streaming.batch import Batch
 from streaming.device import choose_device
 from streaming.evaluation import whole_notes
 from streaming.loader import Loader
+from streaming.mix import make_order
 from streaming.world import World
 
 FAMILY = "instrument_family_str"
@@ -29,7 +33,7 @@ def make(data: Path, **options) -> Loader:
 def take(loader: Loader, steps: int) -> list[Batch]:
     found = []
     while len(found) < steps:
-        found += [batch for _, batch in zip(range(steps - len(found)), loader, strict=False)]
+        found += [batch.clone() for _, batch in zip(range(steps - len(found)), loader, strict=False)]
     loader.close()
     return found
 
@@ -46,10 +50,10 @@ def join(parts: list[Batch]) -> Batch:
 
 def test_an_epoch_covers_every_row_and_the_labels_fit(data: Path):
     loader = make(data)
-    batches = list(loader)
+    batches = [batch.clone() for batch in loader]
     assert len(batches) == 6  # 61 rows: steps at 0, 12, .. 60
     keys = [key for batch in batches for key in batch.key][:61]
-    assert sorted(keys) == sorted(loader.pack.read("key")["key"].to_pylist())
+    assert sorted(keys) == sorted(loader.packs[0].read("key")["key"].to_pylist())
     for batch in batches:
         assert batch.waveform.shape == (12, 8_000)
         assert [loader.classes[i] for i in batch.label] == [key.split("_")[0] for key in batch.key]
@@ -67,12 +71,17 @@ def test_no_world_size_changes_rows_order_or_augmentation(data: Path, world_size
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # more than this machine's cores
 @pytest.mark.parametrize("readers", [1, 3])
 def test_no_number_of_readers_changes_anything(data: Path, readers: int):
     expected = take(make(data, cursor=24), 7)
     found = take(make(data, cursor=24, readers=readers), 7)
     assert all(same(left, right) for left, right in zip(found, expected, strict=True))
+
+
+def test_packs_on_this_disk_look_for_no_shard_ahead(data: Path, monkeypatch: pytest.MonkeyPatch):
+    """A global order of a million shards would be gone through until each was seen, before the first batch."""
+    monkeypatch.setattr(pipeline, "next_shards", None)
+    assert len(take(make(data), 1)) == 1
 
 
 def test_resume_at_every_step_is_a_seek(data: Path):
@@ -88,12 +97,46 @@ def test_resume_at_every_step_is_a_seek(data: Path):
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"seed": 5}, "seed was 4"), ({"batch_size": 6}, "batch_size was 12"), ({"window": 20}, "window")],
+    [
+        ({"seed": 5}, "seed was 4 when this state was saved, but is 5 now"),
+        ({"lanes": 2}, "lanes was 1"),
+        ({"window": 20}, "window was None"),
+        (
+            {"where": "pitch > 50"},
+            r"selection was \['all rows'\] when this state was saved, but is \['where pitch > 50'\]",
+        ),
+        ({"limit": 7}, "selection was"),
+        ({"balance": Balance(label=FAMILY)}, "selection was"),
+    ],
 )
-def test_a_state_of_another_run_is_refused_by_name(data: Path, change, name: str):
-    state = make(data).state_dict()
+def test_a_state_of_another_order_is_refused_by_name(data: Path, change: dict[str, Any], name: str):
+    order = make_order([open_pack(data, split="train")], **({"seed": 4} | change))
     with pytest.raises(UsageError, match=name):
-        make(data, **change).load_state_dict(state)
+        make(data, order=order).load_state_dict(make(data).state_dict())
+
+
+def test_a_state_of_another_pack_or_mix_is_refused_by_name(data: Path):
+    state, valid = make(data).state_dict(), open_pack(data, split="valid")
+    with pytest.raises(UsageError, match="fingerprint was "):
+        Loader(valid, batch_size=12, seed=4, label=FAMILY, crop_seconds=0.5).load_state_dict(state)
+    packs = [open_pack(data, split="train"), valid]
+    with pytest.raises(UsageError, match=r"weights was \[1\] when this state was saved, but is \[1, 1\] now"):
+        Loader(packs, batch_size=12, seed=4, label=FAMILY, crop_seconds=0.5).load_state_dict(state)
+
+
+def test_what_is_no_state_is_refused_by_what_it_lacks(data: Path):
+    state = make(data).state_dict()
+    with pytest.raises(UsageError, match="this state has no seed, fingerprint: give one that a loader's state_dict"):
+        make(data).load_state_dict({name: state[name] for name in state if name not in ("seed", "fingerprint")})
+
+
+def test_the_batch_size_changes_only_when_asked_to(data: Path):
+    before, state = make(data, cursor=24), make(data, cursor=24).state_dict()
+    after = make(data, batch_size=8)
+    with pytest.raises(UsageError, match="batch_size was 12 when this state was saved, but is 8 now"):
+        after.load_state_dict(state)
+    after.load_state_dict(state, rebatch=True)
+    assert same(join(take(after, 3)), join(take(before, 2)))
 
 
 def test_the_same_note_is_augmented_anew_each_epoch(data: Path):
@@ -106,7 +149,7 @@ def test_the_same_note_is_augmented_anew_each_epoch(data: Path):
 def test_without_augmentation_a_batch_is_the_crop_itself(data: Path):
     loader = make(data, augment=None, crop_seconds=0.25)
     batch = next(iter(loader))
-    pack = loader.pack
+    pack = loader.packs[0]
     for key, waveform in zip(batch.key, batch.waveform, strict=True):
         (row,) = (row for row in pack.read("key", "shard", "offset", "size").to_pylist() if row["key"] == key)
         stored = (pack.folder / row["shard"]).read_bytes()[row["offset"] :][: row["size"]]

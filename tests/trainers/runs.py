@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = {"config.json", "environment.json", "metrics.jsonl", "log.txt", "tb", "checkpoints", "report.html"}
 
 
-def config(data: Path, runs: Path, **options: Any) -> TrainConfig:
+def config(data: Path | str, runs: Path, **options: Any) -> TrainConfig:
     given = {
         "data": str(data), "runs": str(runs), "name": "run", "local": True, "epochs": 2, "batch_size": 8, "readers": 0,
         "crop_seconds": 0.5, "log_every": 1, "log_rows": True, "model": ModelConfig(name="test_resnet"),
@@ -60,7 +60,10 @@ def told(run: Run) -> list[dict[str, Any]]:
     """The records, without what depends on the clock."""
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     clocked = ("time", "train/samples_per_second", "train/wait_share")
-    return [{name: value for name, value in record.items() if name not in clocked} for record in records]
+    return [
+        {name: value for name, value in record.items() if name not in clocked and not name.endswith("_seconds")}
+        for record in records
+    ]
 
 
 def launch_until(given: TrainConfig, *, records: int) -> Run:

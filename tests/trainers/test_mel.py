@@ -72,6 +72,18 @@ def test_exact_silence_gives_finite_values_and_gradients():
     assert waves.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("length", [1, 100, 512, 513, 1023])
+def test_a_note_shorter_than_a_frame_is_one_that_falls_silent(length: int):
+    """The last window of a long clip may hold a single sample; a reflected edge would need 513."""
+    waves = notes(5, 1024)[:, :length]
+    mel = LogMel(sample_rate=RATE)
+    padded = torch.nn.functional.pad(waves, (0, 1024 - length))
+    assert torch.equal(mel(waves), mel(padded))
+    expected = np.stack([reference(wave.numpy()) for wave in padded])
+    assert np.abs(mel(waves)[:, 0].numpy() - expected).max() * 80 < 5e-3
+    assert mel(notes(2, 1024)).shape == (2, 1, 40, 5), "just long enough"
+
+
 def test_errors_speak():
     with pytest.raises(UsageError, match=r"f_max must be at most 4000 Hz, half the rate, got 8000"):
         LogMel(sample_rate=8_000)

@@ -1,0 +1,121 @@
+"""reader: what a rank asks -> batches in its memory. One process; it knows nothing that the rank hasn't told it.
+
+It ends when its rank does: at the end of its socket, or by a thread that waits for that.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from typing import Any
+
+import torch
+
+from shards import linux
+from shards.errors import NotestreamError
+from streaming import decode, vocoder
+from streaming.batch import TENSORS
+from streaming.buffers import Slots
+from streaming.pipeline import Maker, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Open:
+    """A job begins; the descriptor of its memory follows."""
+
+    job: int
+    pickled: bytes
+    slots: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Make:
+    """A batch is asked for: `number` as the job counts, into a slot."""
+
+    job: int
+    number: int
+    slot: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Close:
+    """A job is over."""
+
+    job: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Made:
+    """A batch, its waveform left in the slot (or along with it, where that is too small), or what went wrong."""
+
+    fields: dict[str, Any]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    waveform: torch.Tensor | None
+
+
+def run_reader(connection: Connection) -> None:
+    """Answer the rank until it ends."""
+    _prepare()
+    jobs: dict[int, tuple[Maker, Slots]] = {}
+    try:
+        while True:
+            message = pickle.loads(connection.recv_bytes())
+            if isinstance(message, Open):
+                slots = Slots(count=message.slots, size=message.size, descriptor=recv_handle(connection))
+                jobs[message.job] = Maker(pickle.loads(message.pickled)), slots
+            elif isinstance(message, Close):
+                jobs.pop(message.job)[1].close()
+            else:
+                connection.send_bytes(pickle.dumps(_make(*jobs[message.job], message)))
+    except (EOFError, OSError):
+        return
+
+
+def _make(maker: Maker, slots: Slots, asked: Make) -> Made | BaseException:
+    try:
+        batch = maker.make(Task(number=asked.number, out=slots.waveform(asked.slot)))
+    except Exception as error:
+        return _portable(error)
+    if isinstance(batch, NotestreamError):
+        return batch
+    # numpy's pickles are plain; torch's own would open a file in /dev/shm each
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    fields |= {name: fields[name].numpy() for name in TENSORS[1:]}
+    waveform = fields.pop("waveform")
+    fits = slots.put(asked.slot, waveform)
+    return Made(fields=fields, dtype=waveform.dtype, shape=tuple(waveform.shape), waveform=None if fits else waveform)
+
+
+def _portable(error: Exception) -> Exception:
+    told = "".join(traceback.format_exception(error))
+    error.add_note(f"In a reader:\n{told}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # pickle raises whatever the object raises
+        return RuntimeError(f"a reader raised what can't be sent:\n{told}")
+    return error
+
+
+def _prepare() -> None:
+    """Make a fresh reader ready: its first batch then costs what the next ones do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the rank, which ends its readers
+    threading.Thread(target=_follow, daemon=True).start()
+    torch.set_num_threads(1)
+    linux.keep_heap()
+    decode.warm_up()
+    vocoder.warm_up()
+
+
+def _follow() -> None:
+    """End with the rank, in the middle of a batch too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a reader is started by its rank"
+    parent.join()
+    os._exit(1)
