@@ -126,7 +126,6 @@ ATTACKS: dict[str, Attack] = {
     "a row of a gigabyte": Attack(
         lambda s: (first_shard(s, bytes=1 << 50), place(s, size=1 << 30)), "is cut short: the shard is damaged"
     ),
-    "a hash that leads out": Attack(lambda s: first_shard(s, hash="../../outside/secret"), "hash"),
     "billions of rows claimed": Attack(lambda s: first_shard(s, rows=4 * 10**9), "has 17 rows, its shards 4000000007"),
     "rows that no shard has room for": Attack(many_rows, "100,?000 rows"),
     "a length far too long": Attack(lambda s: place(s, length=1 << 27, sounding_length=1 << 27), "134,?217,?728"),
