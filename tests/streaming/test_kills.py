@@ -18,7 +18,7 @@ from tests.streaming.kills import COMMAND
 from tests.streaming.ranks import STEPS
 from tests.streaming.sequences import BATCH, CASES, endless, make
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.trials
 ROOT = Path(__file__).resolve().parents[2]
 Step = tuple[tuple[str, ...], np.ndarray]
 
