@@ -55,7 +55,7 @@ test: check
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow and not faults'
+	$(BIN)/python -m pytest -m 'not slow and not faults and not trials'
 
 # Kills ranks and whole runs for real.
 test-faults: $(VENV)/.test
