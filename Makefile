@@ -7,7 +7,7 @@ FONT_NOTES := 1500
 FUZZ_SECONDS ?= 600
 PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: setup demo test test-fast test-faults test-trials check format bench fuzz
+.PHONY: setup demo test test-fast test-faults check format bench fuzz
 
 setup: $(VENV)/.demo
 
@@ -55,15 +55,11 @@ test: check
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow and not faults and not trials'
+	$(BIN)/python -m pytest -m 'not slow and not faults'
 
 # Kills ranks and whole runs for real.
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults
-
-# By hand: 200 seeded trials of kills. On a busy machine the harness's one forkserver may fall with a rank it serves.
-test-trials: $(VENV)/.test
-	$(BIN)/python -m pytest -m trials
 
 # By hand: mutates whatever packing reads, for as long as you like.
 fuzz: $(VENV)/.test

@@ -113,11 +113,16 @@ def reader_processes() -> list[psutil.Process]:
 
 def mend_forkserver() -> None:
     """Start it again if it fell: it may where a rank is killed in the middle of a word to it. Each run has its own."""
-    with contextlib.suppress(OSError, EOFError):
-        asked = readers.reader_context().Process(target=int)
-        asked.start()  # what it was told before is done with then
-        asked.join()
-    forkserver.ensure_running()
+    until = time.monotonic() + 10
+    while time.monotonic() < until:  # one that falls is still there for a moment, and takes no more words
+        with contextlib.suppress(OSError, EOFError):
+            asked = readers.reader_context().Process(target=int)
+            asked.start()  # what it was told before is done with then
+            asked.join()
+            if asked.exitcode == 0:
+                return
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError("the forkserver doesn't start again")
 
 
 def held_in_shm(pids: Sequence[int]) -> list[str]:

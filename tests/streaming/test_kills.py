@@ -18,7 +18,7 @@ from tests.streaming.kills import COMMAND
 from tests.streaming.ranks import STEPS
 from tests.streaming.sequences import BATCH, CASES, endless, make
 
-pytestmark = pytest.mark.trials
+pytestmark = pytest.mark.faults
 ROOT = Path(__file__).resolve().parents[2]
 Step = tuple[tuple[str, ...], np.ndarray]
 
@@ -54,6 +54,8 @@ def fault_of(trial: dict[str, Any], folder: Path, whole: list[Step]) -> str | No
                 return f"attempt, step, rank {place} was logged twice"
             lines[place] = line
     for (attempt, step, rank), line in lines.items():  # those that are superseded too
+        if step >= STEPS:
+            return f"attempt {attempt}, rank {rank} took step {step} of {STEPS}"
         share = World(rank=rank, world_size=trial["attempts"][attempt]["world_size"]).share(BATCH)
         keys, waveforms = (of[share.start : share.stop] for of in whole[step])
         told = line["cursor"], tuple(line["keys"]), line["hash"]

@@ -85,7 +85,7 @@ def test_killed_readers_are_started_anew_and_nobody_notices(data: Path, capfd):
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(60)
 def test_a_seek_after_a_kill_waits_for_nobody(data: Path):
     """What a killed reader was asked of a job that is over, nobody asks again: so nobody may wait for it either."""
     loader = make(data, readers=2)
@@ -98,7 +98,7 @@ def test_a_seek_after_a_kill_waits_for_nobody(data: Path):
     loader.close()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(60)
 def test_after_ctrl_c_while_waiting_the_loader_goes_on_at_its_cursor(data: Path):
     loader = make(data, readers=2, stages=[dawdle])
     next(iter(loader))
@@ -129,7 +129,7 @@ def test_a_reader_that_dies_again_and_again_is_given_up(data: Path):
     loader.close()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(60)
 def test_readers_that_end_by_themselves_tell_what_a_script_needs(data: Path):
     """As in a script without the guard, which each reader runs once more."""
     loader = make(data, readers=1, stages=[leave])
