@@ -9,9 +9,8 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -41,8 +40,6 @@ LACKS = {
     LIT: "fsync, checksums, labels in the index, checks, shuffle, rename; the start of its worker included",
 }
 OUT = harness.BENCH / "out"
-PYTHON = harness.ROOT / ".venv-peers" / "bin" / "python"
-WRITERS = Path(__file__).with_name("writers.py")
 
 
 def ours(folder: Path, *, jobs: int) -> None:
@@ -92,25 +89,6 @@ def fresh(*works: Callable[[], object]) -> Method:
     return timed
 
 
-@contextlib.contextmanager
-def peers(folder: Path) -> Iterator[dict[str, Method]]:
-    """Start the peers' side, and return its methods."""
-    with tempfile.TemporaryDirectory(dir=harness.BENCH) as place:
-        command = [PYTHON, WRITERS, folder, Path(place) / "out"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, text=True, cwd=place, **pipes) as process:
-            assert process.stdin and process.stdout
-            answers, questions = process.stdout, process.stdin
-            answers.readline()
-
-            def ask(name: str) -> float:
-                print(name, file=questions, flush=True)
-                return json.loads(answers.readline())["seconds"]
-
-            yield {name: lambda name=name: ask(name) for name in (MDS, LIT)}
-            questions.close()
-
-
 def parts(source: Source) -> dict[str, Method]:
     """Return the parts of packing, each alone, over the same notes."""
     labels = source.manifest.to_pylist()
@@ -142,12 +120,12 @@ def parts(source: Source) -> dict[str, Method]:
 def run() -> list[Section]:
     """Measure packing against its peers, and its parts."""
     folder = harness.many(NOTES)
-    with peers(folder) as theirs:
+    with harness.peers("writers.py", folder, "out") as ask:
         methods = {
             OURS: fresh(lambda: ours(folder, jobs=1)), TWO: fresh(lambda: ours(folder, jobs=2)),
             TAR: fresh(lambda: tar(folder)), SYNCED: fresh(lambda: tar(folder), sync),
             STOCK: fresh(lambda: stock(folder)), STOCK_SYNCED: fresh(lambda: stock(folder), sync),
-            **theirs,
+            **{name: lambda name=name: ask(name) for name in (MDS, LIT)},
         }  # fmt: skip
         found = harness.measure(methods, rounds=ROUNDS)
     pieces = harness.measure(parts(NSynthFolder(folder=folder, rename_keys=False).open()), rounds=ROUNDS)

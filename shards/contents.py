@@ -33,7 +33,7 @@ class Facts:
     hash: str
 
 
-def write_tar(contents: Contents, *, advance: Callable[[], Any]) -> Facts:
+def write_tar(contents: Contents, *, advance: Callable[[], Any] = int) -> Facts:  # int() does nothing, anywhere
     """Write a tar, note after note; `advance` is called after each.
 
     Raises:

@@ -120,7 +120,7 @@ class Gaps:
         rows, path = self.job.arrangement.rows(number), self._paths[number]
         if not (self._facts["size"][rows] > 0).all():
             anew = self.job.contents(number, self)
-            self.job.publish(number, anew.path, write_tar(anew, advance=int))
+            self.job.publish(number, anew.path, write_tar(anew))
             path.unlink(missing_ok=True)
             return
         digest, block = xxhash.xxh3_128(), memoryview(bytearray(READ_BYTES))

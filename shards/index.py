@@ -169,10 +169,11 @@ def open_pack(data: PathLike, *, split: str) -> Pack:
 
 
 def _check_sizes(pack: Pack) -> None:
+    folder = pack.folder.local()
     for block in pack.shards.blocks():
         for name, told in zip(block.names.to_pylist(), block.bytes.tolist(), strict=True):
             with contextlib.suppress(OSError):  # told of below: a Location takes ten times as long
-                found = os.stat(f"{pack.folder.local()}/{name}")  # noqa: PTH116
+                found = os.stat(f"{folder}/{name}")  # noqa: PTH116
                 if found.st_size == told and stat.S_ISREG(found.st_mode):
                     continue
             size = (pack.folder / name).size()

@@ -73,7 +73,7 @@ def _write_here(contents: Iterable[Contents], advance: Advance) -> Iterator[Fact
 def _write_by(pool: ProcessPoolExecutor, jobs: int, contents: Iterable[Contents], advance: Advance) -> Iterator[Facts]:
     under_way: deque[Future[Facts]] = deque()
     for one in contents:
-        under_way.append(pool.submit(write_tar, one, advance=int))
+        under_way.append(pool.submit(write_tar, one))
         if len(under_way) == 2 * jobs:  # each has its next shard when it has done with one
             yield _await(under_way.popleft(), advance)
     for tar in under_way:

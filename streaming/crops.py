@@ -25,7 +25,7 @@ def read_crop(store: Store, row: int, first: int, last: int) -> tuple[bytes, Hea
     """
     _, part, at = store.pack.find(row)
     size, length = part.places["size"].item(at), part.places["length"].item(at)
-    head = read_part(store, row, at=0, count=min(HEAD_BYTES, size))
+    head = store.read_part(row, at=0, count=min(HEAD_BYTES, size))
     try:
         header = audio.read_header(head, size=size, name=store.name(row))
     except DataError:  # its sound may begin later
@@ -35,14 +35,5 @@ def read_crop(store: Store, row: int, first: int, last: int) -> tuple[bytes, Hea
         return data, header_of(store, row, data), 0
     check_header(header, store=store, row=row)
     first, last = (min(max(0, one), length) for one in (first, last))
-    data = read_part(store, row, at=header.data_offset + 2 * first, count=2 * (last - first))
+    data = store.read_part(row, at=header.data_offset + 2 * first, count=2 * (last - first))
     return data, dataclasses.replace(header, data_offset=0), first
-
-
-def read_part(store: Store, row: int, *, at: int, count: int) -> bytes:
-    """Read `count` bytes of a row's file from byte `at` on, unchecked but for their number."""
-    number, part, i = store.pack.find(row)
-    data = store._read(number, size=count, offset=part.places["offset"].item(i) + at, row=row)
-    if len(data) < count:
-        raise DataError(f"{store.name(row)} is cut short: the shard is damaged, fetch or pack it anew")
-    return data

@@ -58,6 +58,7 @@ def whole_notes(
 
     `rows`, (rows,) in order, are all that there are to share, instead of the whole pack. `remote` and `mirror_bytes`:
     see Store.
+
     Clips longer than `window_seconds` come as several windows of it, which bear the same key and row. `cursor` of a
     batch is its first row in the index. A batch is valid until the next is asked for.
 
@@ -167,7 +168,7 @@ def _make(
     )
 
 
-def read_note(store: Store, row: int, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Read one whole note, (time,) float32, into `out` if given."""
+def read_note(store: Store, row: int) -> NDArray[np.float32]:
+    """Read one whole note, (time,) float32."""
     data = store.read(row)
-    return audio.decode(data, header=header_of(store, row, data), out=out, name=store.name(row))
+    return audio.decode(data, header=header_of(store, row, data), name=store.name(row))

@@ -95,14 +95,13 @@ def _widest(loads: Sequence[_Load], *, lanes: int, budget_bytes: int) -> int:
     return bisect.bisect_right(fits, budget_bytes, key=lambda i: sum(load.bytes(i + 1, lanes=lanes) for load in loads))
 
 
-def fit_order(order: Order, packs: Sequence[Pack], *, budget_bytes: int, batch_size: int) -> Order:
-    """Return the order with the reach that a node's disk allows; kept for the run, so not to be derived on resume.
+def find_reach(order: Order, packs: Sequence[Pack], *, budget_bytes: int, batch_size: int) -> Reach:
+    """Tell how far this order of these packs reaches on a node's disk; kept for the run, not to be derived on resume.
 
     Raises:
         UsageError: the budget is too small (see derive_reach).
     """
-    reach = derive_reach(_sizes(order, packs), budget_bytes=budget_bytes, batch_size=batch_size)
-    return with_reach(order, reach)
+    return derive_reach(_sizes(order, packs), budget_bytes=budget_bytes, batch_size=batch_size)
 
 
 def with_reach(order: Order, reach: Reach) -> Order:

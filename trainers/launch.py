@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from shards.errors import NotestreamError, UsageError
 from trainers.config import TrainConfig
-from trainers.data import open_data
 from trainers.follow import follow
 from trainers.interrupt import stop_on_interrupt
-from trainers.prepare import fill_in, prepare, this_machine
+from trainers.prepare import Prepared, fill_in, prepare, this_machine
 from trainers.rank import is_finished, run_rank
 from trainers.run import Run, open_run
 from trainers.session import Session, local_session
@@ -41,11 +40,12 @@ def _under_torchrun() -> bool:
 def _launch_ray(config: TrainConfig) -> Run:
     from trainers import cluster  # here: importing Ray takes 3 s that --local needn't pay
 
-    run, config = prepare(config)
+    prepared = prepare(config)
+    run, config = prepared.run, prepared.config
     with cluster.connected(config) as machine:
         config = fill_in(config, machine)
         _announce(run, config)
-        with stop_on_interrupt(run) as asked, follow(run, steps=_steps(config)):
+        with stop_on_interrupt(run) as asked, follow(run, steps=prepared.steps):
             cluster.run_ranks(config, run=run)
     return _end(run, asked=asked())
 
@@ -57,11 +57,11 @@ def _launch_local(config: TrainConfig) -> Run:
         if session.is_first:
             with _told_to_all(session):
                 prepared = prepare(config)
-        run, config = _receive(session, prepared)
-        config = fill_in(config, this_machine(config))
+        prepared = _receive(session, prepared)
+        run, config = prepared.run, fill_in(prepared.config, this_machine(prepared.config))
         if session.is_first:
             _announce(run, config)
-        watched = follow(run, steps=_steps(config)) if session.is_first else contextlib.nullcontext()
+        watched = follow(run, steps=prepared.steps) if session.is_first else contextlib.nullcontext()
         with stop_on_interrupt(run) as asked, watched:
             run_rank(config, run=run, session=session)
         return _end(run, asked=asked())
@@ -77,7 +77,7 @@ def _told_to_all(session: Session) -> Iterator[None]:
         raise
 
 
-def _receive(session: Session, prepared: tuple[Run, TrainConfig] | None) -> tuple[Run, TrainConfig]:
+def _receive(session: Session, prepared: Prepared | None) -> Prepared:
     told = session.broadcast(prepared)
     if isinstance(told, NotestreamError):
         raise told
@@ -91,10 +91,6 @@ def _announce(run: Run, config: TrainConfig) -> None:
         f"{config.readers} reader(s) each, {config.model.name}, global batch {config.batch_size}",
         flush=True,
     )
-
-
-def _steps(config: TrainConfig) -> int:
-    return -(-config.epochs * open_data(config).order.span // config.batch_size)
 
 
 def _end(run: Run, *, asked: bool) -> Run:

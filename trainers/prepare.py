@@ -9,7 +9,7 @@ import torch
 from shards import linux
 from shards.errors import UsageError
 from streaming.device import choose_device
-from streaming.windows import Reach, fit_order
+from streaming.windows import Reach, find_reach, with_reach
 from trainers.config import TrainConfig
 from trainers.data import Data, open_data
 from trainers.model import build_model
@@ -27,13 +27,22 @@ class Machine:
     device: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that can begin: its folder, its own options, and its steps in all."""
+
+    run: Run
+    config: TrainConfig
+    steps: int
+
+
 def this_machine(config: TrainConfig) -> Machine:
     """Tell what is here."""
     device = choose_device(config.device).type
     return Machine(gpus=torch.cuda.device_count() if device == "cuda" else 0, cores=linux.cores(), device=device)
 
 
-def prepare(config: TrainConfig) -> tuple[Run, TrainConfig]:
+def prepare(config: TrainConfig) -> Prepared:
     """Check all that can be checked from here, then make or open the run's folder."""
     found = resume_run(config) if config.resume else None
     config = found[1] if found else config
@@ -41,25 +50,25 @@ def prepare(config: TrainConfig) -> tuple[Run, TrainConfig]:
     build_model(config.model, num_classes=2, seed=0)
     if config.world_size is not None and config.batch_size < config.world_size:
         raise UsageError(f"batch_size must be at least world_size ({config.world_size}), got {config.batch_size}")
-    config = config if found else with_room(config, data)
+    order = data.order
+    if not found and (reach := _reach(config, data)):
+        config, order = dataclasses.replace(config, **vars(reach)), with_reach(order, reach)
     fingerprints = {name: split.fingerprint for name, split in data.splits.items()}
     run, config = (found[0], config) if found else begin_run(config, fingerprints=fingerprints)
     run.forget_stop()
-    return run, config
+    return Prepared(run=run, config=config, steps=-(-config.epochs * order.span // config.batch_size))
 
 
-def with_room(config: TrainConfig, data: Data) -> TrainConfig:
-    """Choose windows that a node's mirror has room for, where it hasn't for all of the training data."""
+def _reach(config: TrainConfig, data: Data) -> Reach | None:
+    """Tell how far a shuffle reaches that a node's mirror has room for; None where no mirror's budget bounds it."""
     if config.mirror_bytes is None or config.remote == "ranged" or (config.lanes, config.window) != (1, None):
-        return config
+        return None
     if all(pack.folder.local() is not None for pack in data.train.packs):
-        return config
-    order = fit_order(
-        data.order, data.train.packs, budget_bytes=config.mirror_bytes, batch_size=config.batch_size
-    )  # fmt: skip
-    reach = Reach(lanes=order.plans[0].lanes, window=order.plans[0].window)
+        return None
+    packs, budget = data.train.packs, config.mirror_bytes
+    reach = find_reach(data.order, packs, budget_bytes=budget, batch_size=config.batch_size)
     print(f"a mirror of {config.mirror_gb:g} GB a node: {reach}", file=sys.stderr)  # noqa: T201
-    return dataclasses.replace(config, lanes=reach.lanes, window=reach.window)
+    return reach
 
 
 def fill_in(config: TrainConfig, machine: Machine) -> TrainConfig:

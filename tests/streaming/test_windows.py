@@ -16,7 +16,7 @@ from streaming.balance import Balance
 from streaming.mix import make_order
 from streaming.order import next_shards
 from streaming.plan import Plan, make_plan
-from streaming.windows import Reach, Sizes, derive_reach, fit_order, with_reach, working_bytes
+from streaming.windows import Reach, Sizes, derive_reach, find_reach, with_reach, working_bytes
 from tests.streaming.made_up import BYTES, make_pack
 
 SHARDS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 50)), min_size=4, max_size=30).filter(
@@ -141,8 +141,11 @@ def test_an_order_is_fitted_to_a_disk(tmp_path: Path):
     order = make_order(packs, seed=1, limit=200)
     total = sum(working_bytes(order, packs))
     assert total == 600 * BYTES
-    assert all(plan.window is None for plan in fit_order(order, packs, budget_bytes=total, batch_size=8).plans)
-    fitted = fit_order(order, packs, budget_bytes=total * 9 // 10, batch_size=8)
+    assert all(
+        plan.window is None
+        for plan in with_reach(order, find_reach(order, packs, budget_bytes=total, batch_size=8)).plans
+    )
+    fitted = with_reach(order, find_reach(order, packs, budget_bytes=total * 9 // 10, batch_size=8))
     assert len({plan.window for plan in fitted.plans}) == 1
     assert total // 2 < sum(working_bytes(fitted, packs)) <= total * 9 // 10
     assert fitted.fingerprint == order.fingerprint
