@@ -9,7 +9,7 @@ import sys
 from benchmarks.harness import ROOT
 from shards.format import write_whole
 
-NAMES = ("pack", "archive", "scale", "order", "ingest", "feed", "augment", "train")
+NAMES = ("pack", "archive", "scale", "order", "ingest", "feed", "augment", "quality", "train")
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

@@ -21,8 +21,8 @@ from benchmarks import harness
 from benchmarks.harness import Section, figure
 from shards import audio
 from streaming import vocoder
-from streaming.augment import latest_start
 from streaming.store import Store
+from streaming.view import latest_start
 
 PYTHON = harness.ROOT / ".venv-peers" / "bin" / "python"
 OURS, FASTEST_PEER = "streaming.vocoder", "python-stretch"

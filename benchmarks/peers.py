@@ -1,7 +1,8 @@
-"""The other libraries' side of benchmarks.augment, run by the python of .venv-peers: it has none of our packages.
+"""The other libraries' side of benchmarks.augment and quality, run by the python of .venv-peers: it has none of ours.
 
     peers.py NOTES.npy DRAWS.json     first says {"versions": {...}}, then answers each line of stdin by one of stdout:
     {"method": name, "draws": [numbers]}  ->  {"seconds": [one a draw]}
+    and with "save": PATH.npz, the crops too are written there, arr_0, arr_1, ...
 
 Every method gets just the input that its crop needs, mono float32, and returns the crop at another pitch and speed.
 Seconds are the processor's.
@@ -48,14 +49,14 @@ def librosa_both(piece: np.ndarray, *, semitones: float, speed: float) -> np.nda
 METHODS = {"python-stretch": signalsmith, "audiomentations": audiomentations_both, "librosa": librosa_both}
 
 
-def timed(method, waveform: np.ndarray, draw: dict) -> float:
-    """Return the seconds of one draw, and check that it gave a crop of about the length wanted."""
+def timed(method, waveform: np.ndarray, draw: dict) -> tuple[float, np.ndarray]:
+    """Return the seconds of one draw and its crop, checked to have about the length wanted."""
     started = time.process_time()
     piece = waveform[draw["start"] : draw["start"] + math.ceil(draw["length"] * draw["speed"])]
     crop = method(piece, semitones=draw["semitones"], speed=draw["speed"])
     seconds = time.process_time() - started
     assert abs(crop.shape[-1] - draw["length"]) < 2048, (crop.shape, draw)
-    return seconds
+    return seconds, crop
 
 
 def main() -> None:
@@ -68,8 +69,10 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         method, chosen = METHODS[asked["method"]], [draws[i] for i in asked["draws"]]
-        seconds = [timed(method, waveforms[draw["note"]], draw) for draw in chosen]
-        print(json.dumps({"seconds": seconds}), file=answer, flush=True)
+        done = [timed(method, waveforms[draw["note"]], draw) for draw in chosen]
+        if "save" in asked:
+            np.savez(asked["save"], *(crop for _, crop in done))
+        print(json.dumps({"seconds": [seconds for seconds, _ in done]}), file=answer, flush=True)
 
 
 if __name__ == "__main__":

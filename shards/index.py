@@ -2,7 +2,7 @@
 
     open_pack ── footer, a stat for each shard ──> Pack ──pickles to readers as this much, without rows──> ...
                                                     ├ find, take    rows by their number, their shards loaded as needed
-                                                    ├ label_ids     one column of the split
+                                                    ├ label_ids     one column of the split, and label_names
                                                     └ read, scan    columns of the split
 
 An index is foreign input: what it says of the split is checked here, before anything is read; its rows are checked
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from shards import format
 from shards.claims import find_fault, find_shards_fault, shards_folder
+from shards.classes import find_ids, label_columns, number_names
 from shards.errors import DataError, UsageError
 from shards.index_file import IndexFile
 from shards.listing import Shards, decode_shards, fingerprint
@@ -128,30 +128,44 @@ class Pack:
         return self.parts.file.scan(self._known(columns))
 
     def label_ids(self, column: str, classes: Sequence[str], *, shard: int | None = None) -> NDArray[np.int64]:
-        """Map a text column's values onto `classes` (train's, by name): (rows,) ids, of one shard if given.
+        """Map a label's values onto `classes` (train's, by name): (rows,) ids, of one shard if given.
 
         Raises:
-            UsageError: there is no such text column.
+            UsageError: there is no such column of text or whole numbers.
             DataError: a value is none of the classes.
         """
-        if column not in self.classes:
-            raise UsageError(
-                f"label {column!r} is not a text column of {self.home}: take one of {', '.join(self.classes)}"
-            )
+        self._check_label(column)
         rows = self.rows if shard is None else int(self.shards.rows[shard])
         ids, at, unknown, known = np.empty(rows, np.int64), 0, 0, pa.array(classes, pa.string())
+        strange: set[str] = set()
         for batch in self.scan(column) if shard is None else [self.parts.table(shard, columns=[column])]:
-            found = pc.index_in(batch[column], value_set=known)  # pyright: ignore[reportAttributeAccessIssue]
-            unknown += found.null_count
-            ids[at : at + len(found)] = found.fill_null(0).to_numpy()
-            at += len(found)
+            found, lost, names = find_ids(batch[column], known)
+            ids[at : at + len(found)] = found
+            at, unknown, strange = at + len(found), unknown + lost, strange.union(names)
         if unknown:
-            strange = sorted(set(self.classes[column]) - set(classes))
             raise DataError(
                 f"{unknown} rows of split {self.split!r} have a {column} that train doesn't know "
-                f"({', '.join(map(repr, strange[:3])) or 'none at all'}): drop them, or pack train anew with them"
+                f"({', '.join(map(repr, sorted(strange)[:3])) or 'none at all'}): "
+                "drop them, or pack train anew with them"
             )
         return ids
+
+    def label_names(self, column: str) -> tuple[str, ...]:
+        """Name a label's classes: a text column's values, sorted, or those of whole numbers (see shards.classes).
+
+        Raises:
+            UsageError: there is no such column of text or whole numbers.
+        """
+        self._check_label(column)
+        return self.classes[column] if column in self.classes else number_names(self.scan(column), column)
+
+    def _check_label(self, column: str) -> None:
+        known = label_columns(self.schema, self.classes)
+        if column not in known:
+            raise UsageError(
+                f"label {column!r} is not a column of text or whole numbers of {self.home}: "
+                f"take one of {', '.join(known) or 'none'}"
+            )
 
     def _known(self, columns: Sequence[str]) -> Sequence[str]:
         for name in columns:

@@ -56,10 +56,10 @@ def repeat_rows(pack: Pack, *, kept: Rows | None, balance: Balance, seed: int) -
     """Return for each row kept (None: all) the number past its last place, when all places are counted: (rows,).
 
     Raises:
-        UsageError: the label is no text column of the pack.
+        UsageError: the label is no column of text or whole numbers of the pack.
         DataError: a row has none of its classes.
     """
-    classes = pack.classes.get(balance.label, ())
+    classes = pack.label_names(balance.label)
     labels = pack.label_ids(balance.label, classes)
     labels = labels if kept is None else labels[kept]
     counts = np.bincount(labels, minlength=len(classes))

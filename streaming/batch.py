@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-TENSORS = ("waveform", "label", "length", "weight")
+TENSORS = ("waveform", "label", "length", "weight", "semitones")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class Batch:
     Keep one by `clone()`; moving it to a GPU makes a copy too.
 
     waveform (rows, time) float32 in [-1, 1]; label (rows,) int64; length (rows,) int64, samples before padding;
-    weight (rows,) float32, 0 for a masked row; key: each row's; cursor: where the global batch begins;
+    weight (rows,) float32, 0 for a masked row; semitones (rows,) float32, by how much the pitch was really moved;
+    key: each row's; cursor: where the global batch begins;
     row, pack: each row's number in its pack, and that pack's; seconds: what it took to make, by name; masked: rows
     that can't be read.
     """
@@ -34,6 +35,7 @@ class Batch:
     label: torch.Tensor
     length: torch.Tensor
     weight: torch.Tensor
+    semitones: torch.Tensor
     key: tuple[str, ...]
     cursor: int
     row: tuple[int, ...] = ()

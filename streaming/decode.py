@@ -8,25 +8,23 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from shards import audio
 from shards.audio import Header
 from shards.errors import DataError
+from streaming.compiled import HAS_NUMBA
+from streaming.loops import SCALE, scale_pcm
 from streaming.store import Store
 
-SCALE = audio.PCM16_SCALE
 HEAD = 44  # bytes: a WAV with nothing but its format before the sound
 MOST_HEADERS = 4096
 
 _headers: dict[tuple[bytes, int], Header] = {}
 
 
-@njit(cache=True, nogil=True)
-def _scale(pcm: NDArray[np.int16], out: NDArray[np.float32]) -> None:
-    for i in range(len(out)):
-        out[i] = np.float32(pcm[i]) * SCALE
+def _scale_slowly(pcm: NDArray[np.int16], out: NDArray[np.float32]) -> None:
+    np.multiply(pcm, SCALE, out=out, dtype=np.float32)
 
 
 def find_header(data: bytes, *, name: Callable[[], str]) -> Header:
@@ -79,11 +77,12 @@ def decode_into(
 ) -> None:
     """Write the samples from `first` on into all of `out`, (time,); they must be there."""
     if header.codec == "wav":
-        _scale(np.frombuffer(data, np.int16, count=len(out), offset=header.data_offset + 2 * first), out)
+        scale = scale_pcm if HAS_NUMBA else _scale_slowly
+        scale(np.frombuffer(data, np.int16, count=len(out), offset=header.data_offset + 2 * first), out)
     else:
         audio.decode(data, header=header, start=first, stop=first + len(out), out=out, name=name())
 
 
 def warm_up() -> None:
     """Compile the loop, or load it from numba's cache."""
-    _scale(np.frombuffer(bytes(2), np.int16), np.zeros(1, np.float32))
+    scale_pcm(np.frombuffer(bytes(2), np.int16), np.zeros(1, np.float32))

@@ -160,6 +160,7 @@ def _make(
         label=torch.from_numpy(labels[rows]),
         length=torch.from_numpy(windows.length.copy()),
         weight=torch.from_numpy(weight),
+        semitones=torch.zeros(len(rows)),
         key=tuple(keys),
         cursor=rows[0],
         row=tuple(rows),

@@ -1,4 +1,7 @@
-"""labels: row -> the id of its label. All rows' at once where they fit, else a shard's when it's needed."""
+"""labels: row -> the id of its label. All rows' at once where they fit, else a shard's when it's needed.
+
+A label that is the pitch moves with it.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.classes import MIDI, MIDI_CLASSES
+from shards.errors import UsageError
 from shards.index import Pack
 
 MOST_ROWS = 50_000_000  # whose ids are held at once, 8 bytes each in every reader
@@ -52,10 +57,28 @@ def find_labels(pack: Pack, label: str, *, classes: Sequence[str]) -> Labels:
     """Return the ids of a pack's rows in `classes`.
 
     Raises:
-        UsageError: there is no such text column.
+        UsageError: there is no such column of text or whole numbers.
         DataError: a row's value is none of the classes; in a pack of over MOST_ROWS, when its shard is read.
     """
     if pack.rows <= MOST_ROWS:
         return pack.label_ids(label, classes)
     pack.label_ids(label, classes, shard=0)  # so that a wrong column is told at once
     return ShardLabels(pack, label, classes=classes)
+
+
+def is_pitch(packs: Sequence[Pack], label: str, *, classes: Sequence[str]) -> bool:
+    """Tell whether a label is MIDI's pitch, so that its ids move when the note's pitch does.
+
+    Raises:
+        UsageError: it is, and classes are not MIDI's.
+    """
+    if label != MIDI or any(label in pack.classes for pack in packs):
+        return False
+    if tuple(classes) != MIDI_CLASSES:
+        raise UsageError(f"classes of {MIDI} must be MIDI's 0 to 127, got {len(classes)} names: leave classes out")
+    return True
+
+
+def move_pitches(ids: NDArray[np.int64], semitones: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Move MIDI pitches (rows,) by what was applied to each row, to the nearest that MIDI has."""
+    return np.clip(ids + np.rint(semitones).astype(np.int64), 0, len(MIDI_CLASSES) - 1)

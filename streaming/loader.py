@@ -1,13 +1,12 @@
 """loader: packs, order, world, cursor -> batches. Its only state is the cursor, so resuming is a seek.
 
-order ─> views ──> read ──> decode ──> augment ──> your stages ──┐  in each of `readers` processes,
-  reader k of n makes the rank's steps k, k + n, ...             │  or in this one (readers=0)
-epoch of batches <── device <── in step order <── shared memory ─┘
+order ─> views ─> read ─> decode ─> augment ─> your transforms ─> your stages ─┐  in each of `readers` processes,
+  reader k of n makes the rank's steps k, k + n, ...                           │  or in this one (readers=0)
+epoch of batches <── device <── in step order <── shared memory ───────────────┘
 """
 
 import dataclasses
 import itertools
-import pickle
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from shards.index import Pack
 from streaming.augment import Augment
 from streaming.batch import Batch
 from streaming.device import to_device
-from streaming.labels import find_labels
+from streaming.labels import find_labels, is_pitch
 from streaming.mix import make_order, mix_classes
 from streaming.order import Order
 from streaming.pipeline import Stage, read_here, stream
@@ -30,6 +29,7 @@ from streaming.readers import Readers
 from streaming.stages import OnBadRow, Pad, Source
 from streaming.store import Remote
 from streaming.stores import open_stores
+from streaming.transforms import Transform, check_picklable
 from streaming.world import World, find_world
 
 LEAST_BAD = 10  # rows that are masked whatever their share
@@ -44,12 +44,14 @@ class Loader:
     Args:
         packs: an opened split, or several that are mixed.
         batch_size: rows of the global batch, over all ranks.
-        label: the text column to learn.
+        label: the column to learn, of text or whole numbers; `pitch` is MIDI's, and moves when the note's pitch does.
         crop_seconds: length of each waveform.
         order: which rows come when, if not all of them: streaming.mix.make_order, of these packs.
         seed: names the order and all augmentation; an order that is given brings its own.
         classes: label names in order of their ids; those of all packs, sorted, unless given.
         augment: what happens to notes on the CPU; nothing unless given.
+        transforms: your own callables, (waveform, draw) to waveform, run on each row after that, in the readers; they
+            must be picklable (see streaming.transforms).
         world: rank and world_size; torch.distributed's or the environment's unless given.
         readers: processes of this rank that read; 0 reads in this process.
         cursor: where to begin, in rows since the run began.
@@ -78,6 +80,7 @@ class Loader:
         seed: int = 0,
         classes: Sequence[str] | None = None,
         augment: Augment | None = None,
+        transforms: Sequence[Transform] = (),
         world: World | None = None,
         readers: int = 0,
         cursor: int = 0,
@@ -97,7 +100,9 @@ class Loader:
         self.classes = mix_classes(self.packs, label) if classes is None else tuple(classes)
         world = world or find_world()
         length = round(crop_seconds * self.packs[0].sample_rate)
-        _check(batch_size=batch_size, world=world, readers=readers, length=length, stages=stages)
+        _check(batch_size=batch_size, world=world, readers=readers, length=length)
+        for kind, own in (("transform", transforms), ("stage", stages)) if readers else ():
+            check_picklable(kind, own)
         _check_choices(pad=pad, on_bad_row=on_bad_row, bad_share=bad_share)
         self.device = torch.device(device)
         self.stages, self.bad_share = tuple(stages), bad_share
@@ -106,6 +111,8 @@ class Loader:
             stores=open_stores(self.packs, self.order, remote=remote, mirror_bytes=mirror_bytes),
             labels=tuple(find_labels(pack, label, classes=self.classes) for pack in self.packs),
             augment=augment or Augment(),
+            transforms=tuple(transforms),
+            label_moves=is_pitch(self.packs, label, classes=self.classes),
             length=length,
             seed=self.order.seed,
             pad=pad,
@@ -223,18 +230,10 @@ def _check_choices(*, pad: str, on_bad_row: str, bad_share: float) -> None:
         raise UsageError(f"bad_share must lie in 0..1, got {bad_share}: 0.01 is a hundredth of the rows")
 
 
-def _check(*, batch_size: int, world: World, readers: int, length: int, stages: Sequence[Stage]) -> None:
+def _check(*, batch_size: int, world: World, readers: int, length: int) -> None:
     if world.world_size > batch_size:
         raise UsageError(f"batch_size must be at least world_size ({world.world_size}), got {batch_size}: raise it")
     if readers < 0:
         raise UsageError(f"readers must not be negative, got {readers}: 0 reads in the training process")
     if length < 1:
         raise UsageError(f"crop_seconds must give at least one sample, got {length}: 2.5 is usual")
-    for stage in stages if readers else ():
-        try:
-            pickle.dumps(stage)
-        except Exception as error:  # pickle raises whatever the object raises
-            name = getattr(stage, "__qualname__", type(stage).__name__)
-            raise UsageError(
-                f"stage {name} can't be sent to a reader ({error}): define it at the top of a module, or use readers=0"
-            ) from error

@@ -73,13 +73,14 @@ def mix_classes(packs: Sequence[Pack], label: str) -> tuple[str, ...]:
     """Return the label's classes of all packs, sorted: ids go by name, and a pack may lack classes.
 
     Raises:
-        UsageError: a pack has no such text column.
+        UsageError: a pack has no such column of text or whole numbers, or it is text in one and numbers in another.
     """
-    for pack in packs:
-        if label not in pack.classes:
-            known = ", ".join(pack.classes) or "none"
-            raise UsageError(f"label {label!r} is not a text column of {pack.home}: take one of {known}")
-    return tuple(sorted({name for pack in packs for name in pack.classes[label]}))
+    names = {name for pack in packs for name in pack.label_names(label)}
+    text = [label in pack.classes for pack in packs]
+    if len(set(text)) > 1:
+        one, other = packs[text.index(True)].home, packs[text.index(False)].home
+        raise UsageError(f"label {label!r} is text in {one} and whole numbers in {other}: pack one of them anew")
+    return tuple(sorted(names, key=None if text[0] else int))
 
 
 def _reduce(weights: Sequence[int]) -> tuple[int, ...]:

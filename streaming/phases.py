@@ -1,73 +1,23 @@
-"""phases: the vocoder's inner loops. Find onsets, cut frames, lock their phases, lay them over each other.
+"""phases: input spectra -> output spectra that go on where the last one stopped. The vocoder's inner loop.
 
-Each loop runs once over its input, writes every element of its output, and keeps nothing between calls. They are
-compiled for the types of `streaming.vocoder` only, release the GIL, and use one thread.
-
-Of fast-math only what keeps NaN honest is allowed: fused multiply-add, and reordered sums where a loop has one.
+Compiled as streaming.frames is, under the same rules.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from streaming.compiled import compiled
+
 TINY = np.float32(1e-15)  # squared it is still a normal float32, so silence never divides by zero
-BLOCK = 64  # samples: how finely onsets are placed
-AFTER, BEFORE = 4, 12  # blocks compared at an onset: at 16 kHz 48 ms, two periods of the lowest notes, against 16 ms
-RISE = np.float32(8.0)  # 9 dB
-FLOOR = np.float32(1e-8)  # mean square at -80 dB of full scale: what rises below it is noise
+WIDE = 16  # bins that a peak's turn is written to at once: fewer branches than to each its own
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def find_onsets(
-    waveform: NDArray[np.float32],  # (time,)
-    gap: int,  # samples from one onset to the next, at least
-    energy: NDArray[np.float32],  # (time // BLOCK,), scratch
-    onsets: NDArray[np.int64],  # (time // BLOCK,), written up to the count returned
-) -> int:
-    """Write where the sound rises by RISE and stays there: block b and AFTER blocks from b against BEFORE before b."""
-    for b in range(len(energy)):
-        total = np.float32(0)
-        for i in range(b * BLOCK, (b + 1) * BLOCK):
-            total += waveform[i] * waveform[i]
-        energy[b] = total / BLOCK
-    count, b = 0, BEFORE
-    while b + AFTER <= len(energy):
-        threshold = RISE * energy[b - BEFORE : b].mean() + FLOOR
-        if energy[b] > threshold and energy[b : b + AFTER].mean() > threshold:
-            i = b * BLOCK
-            while waveform[i] * waveform[i] < threshold and i < b * BLOCK + BLOCK - 1:  # to the sample
-                i += 1
-            onsets[count] = i
-            count += 1
-            b += gap // BLOCK + 2  # both onsets may lie anywhere in their blocks
-        else:
-            b += 1
-    return count
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def cut_frames(
-    waveform: NDArray[np.float32],  # (time,)
-    starts: NDArray[np.int64],  # (frames,), each start + size within the waveform
-    window: NDArray[np.float32],  # (size,)
-    frames: NDArray[np.float32],  # (frames, size), written
-) -> None:
-    """Write frames[m, i] = waveform[starts[m] + i] * window[i]."""
-    size = len(window)
-    for m in range(len(starts)):
-        piece = waveform[starts[m] : starts[m] + size]
-        frame = frames[m]
-        for i in range(size):
-            frame[i] = piece[i] * window[i]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@compiled("contract")
 def lock_phases(
-    now: NDArray[np.complex64],  # (frames, >= bins): X_m
-    before: NDArray[np.complex64],  # (frames - 1, >= bins): X'_m for m = 1, 2, ...
-    peaks: NDArray[np.int32],  # (bins,), scratch
-    power: NDArray[np.float32],  # (bins + 4,), scratch
-    locked: NDArray[np.complex64],  # (frames, >= bins), written: Y_m, 0 from `bins` on
+    spectra: NDArray[np.float32],  # (frames, 2 * size): X_m + i X'_m, transformed as one
+    state: NDArray[np.float32],  # (2, bins): Y_{m-1}, real and imaginary parts, of the last frame before; written
+    is_first: bool,
+    locked: NDArray[np.float32],  # (frames, >= 2 * bins), written: Y_m, 0 from `bins` on
 ) -> None:
     """Turn each spectrum so that it goes on where the one written before it stopped.
 
@@ -80,63 +30,102 @@ def lock_phases(
     turning them apart would smear it (identity phase locking, Laroche and Dolson 1999).
     The turn comes from Y, not from a running product of turns, so rounding can't add up and a silent frame can't mute
     what follows: Y = 0 makes the next turn unit(0 + TINY) = 1, and a note that starts late starts with its own phases.
+
+    All is twice as loud: X = (S[k] + conj(S[-k])) / 2 and X' = (S[k] - conj(S[-k])) / 2i of S = spectra[m] without
+    the halves.
     """
-    bins = len(peaks)
-    locked[0, :bins] = now[0, :bins]
-    locked[:, bins:] = 0
-    for m in range(1, len(now)):
-        new, old, earlier, out = now[m], locked[m - 1], before[m - 1], locked[m]
-        count = _find_peaks(new, power, peaks)
-        turn, begin = np.complex64(1), 0
-        for n in range(count):
-            q = peaks[n]
-            end = (q + peaks[n + 1] + 1) // 2 if n + 1 < count else bins
-            real = old[q].real * earlier[q].real + old[q].imag * earlier[q].imag + TINY
-            imag = old[q].imag * earlier[q].real - old[q].real * earlier[q].imag
-            scale = np.float32(1) / np.sqrt(real * real + imag * imag)
-            turn = np.complex64(complex(real * scale, imag * scale))
-            for k in range(begin, end):
-                out[k] = new[k] * turn
-            begin = end
-        for k in range(begin, bins):  # all of them where there is no peak, as in silence
-            out[k] = new[k] * turn
+    bins = state.shape[1]
+    size = spectra.shape[1] // 2
+    real, imag = np.empty(bins, np.float32), np.empty(bins, np.float32)
+    turn_real, turn_imag = np.empty(bins + WIDE, np.float32), np.empty(bins + WIDE, np.float32)
+    peaks = np.empty(bins, np.int32)
+    old_real, old_imag = state[0], state[1]
+    for m in range(len(spectra)):
+        _split(spectra[m], size, real, imag)
+        if is_first and m == 0:
+            old_real[:], old_imag[:] = real, imag
+        else:
+            count = _find_peaks(real, imag, peaks)
+            _find_turns(spectra[m], size, peaks[:count], old_real, old_imag, turn_real, turn_imag)
+            for k in range(bins):
+                old_real[k] = real[k] * turn_real[k] - imag[k] * turn_imag[k]
+                old_imag[k] = real[k] * turn_imag[k] + imag[k] * turn_real[k]
+        out = locked[m]
+        for k in range(bins):
+            out[2 * k] = old_real[k]
+            out[2 * k + 1] = old_imag[k]
+        out[2 * bins :] = 0
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _find_peaks(spectrum: NDArray[np.complex64], power: NDArray[np.float32], peaks: NDArray[np.int32]) -> int:
+@compiled("contract")
+def _split(s: NDArray[np.float32], size: int, real: NDArray[np.float32], imag: NDArray[np.float32]) -> None:
+    real[0], imag[0] = 2 * s[0], 0
+    above, below = s[2:], s[: 2 * size]
+    end = 2 * size - 2
+    for k in range(len(real) - 1):
+        real[k + 1] = above[2 * k] + below[end - 2 * k]
+        imag[k + 1] = above[2 * k + 1] - below[end - 2 * k + 1]
+
+
+@compiled("contract")
+def _find_peaks(real: NDArray[np.float32], imag: NDArray[np.float32], peaks: NDArray[np.int32]) -> int:
     """Write the bins louder than two neighbours on either side, in order, and return how many there are.
 
     `power` holds bin k at k + 2. Below 0 a real signal's spectrum is its own mirror, so bins 0 and 1 can be peaks (a
     constant offset, the lowest notes); above the last bin is nothing.
     """
-    bins = len(peaks)
+    bins = len(real)
+    power, is_peak = np.empty(bins + 4, np.float32), np.empty(bins, np.uint8)
+    inner, left, right, beyond = power[2:], power[1:], power[3:], power[4:]
     for k in range(bins):
-        power[k + 2] = spectrum[k].real * spectrum[k].real + spectrum[k].imag * spectrum[k].imag
+        inner[k] = real[k] * real[k] + imag[k] * imag[k]
     power[0], power[1] = power[4], power[3]
     power[bins + 2 :] = 0
+    for k in range(bins):
+        p = inner[k]
+        is_peak[k] = (p >= power[k]) & (p >= left[k]) & (p > right[k]) & (p > beyond[k])
     count = 0
     for k in range(bins):  # no branch: music makes it unpredictable, and a missed guess costs more than a store
-        p = power[k : k + 5]
         peaks[count] = k
-        count += (p[2] >= p[0]) & (p[2] >= p[1]) & (p[2] > p[3]) & (p[2] > p[4])
+        count += is_peak[k]
     return count
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def overlap_add(
-    frames: NDArray[np.float32],  # (blocks + 2, 3 * hop)
-    window: NDArray[np.float32],  # (3 * hop,)
-    gain: np.float32,
-    output: NDArray[np.float32],  # (length,), blocks = ceil(length / hop), written
+@compiled("contract")
+def _find_turns(
+    spectrum: NDArray[np.float32],
+    size: int,
+    peaks: NDArray[np.int32],
+    old_real: NDArray[np.float32],
+    old_imag: NDArray[np.float32],
+    turn_real: NDArray[np.float32],
+    turn_imag: NDArray[np.float32],
 ) -> None:
-    """Write each block of one hop as the sum of the three frames that cover it.
-
-    Frame m starts two blocks before block m, so block b is the last third of frame b, the middle of b + 1 and the
-    first third of b + 2. One pass, and no sum is left to a later one: the output needs no zeroing.
-    """
-    hop = len(window) // 3
-    for b in range(len(frames) - 2):
-        block = output[b * hop : (b + 1) * hop]
-        last, middle, first = frames[b, 2 * hop :], frames[b + 1, hop : 2 * hop], frames[b + 2, :hop]
-        for i in range(len(block)):
-            block[i] = gain * (last[i] * window[2 * hop + i] + middle[i] * window[hop + i] + first[i] * window[i])
+    """Write each bin's turn: that of the peak nearest to it, or none where there is no peak, as in silence."""
+    real, imag = np.empty(len(peaks), np.float32), np.empty(len(peaks), np.float32)
+    for n in range(len(peaks)):
+        q = peaks[n]
+        mirror = size - q if q else 0
+        was_real = spectrum[2 * q + 1] + spectrum[2 * mirror + 1]
+        was_imag = spectrum[2 * mirror] - spectrum[2 * q]
+        real[n] = old_real[q] * was_real + old_imag[q] * was_imag + TINY
+        imag[n] = old_imag[q] * was_real - old_real[q] * was_imag
+    for n in range(len(peaks)):
+        scale = np.float32(1) / np.sqrt(real[n] * real[n] + imag[n] * imag[n])
+        real[n] *= scale
+        imag[n] *= scale
+    if not len(peaks):
+        turn_real[:], turn_imag[:] = 1, 0
+    begin = 0
+    for n in range(len(peaks)):
+        end = (peaks[n] + peaks[n + 1] + 1) >> 1 if n + 1 < len(peaks) else len(old_real)
+        a, b = real[n], imag[n]
+        some_real, some_imag = turn_real[begin : begin + WIDE], turn_imag[begin : begin + WIDE]
+        for k in range(WIDE):
+            some_real[k] = a
+        for k in range(WIDE):
+            some_imag[k] = b
+        if end > begin + WIDE:
+            turn_real[begin + WIDE : end] = a
+            turn_imag[begin + WIDE : end] = b
+        begin = end

@@ -18,7 +18,7 @@ import torch
 
 from shards import linux
 from shards.errors import NotestreamError
-from streaming import decode, vocoder
+from streaming import decode, effects, vocoder
 from streaming.batch import TENSORS
 from streaming.buffers import Slots
 from streaming.pipeline import Maker, Task
@@ -110,6 +110,7 @@ def _prepare() -> None:
     torch.set_num_threads(1)
     linux.keep_heap()
     decode.warm_up()
+    effects.warm_up()
     vocoder.warm_up()
 
 

@@ -1,9 +1,11 @@
 """stages: a batch's rows, filled in stage by stage. Each stage is a plain function of the source and the rows."""
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -12,13 +14,17 @@ from numpy.typing import NDArray
 
 from shards.audio import Header
 from shards.errors import DataError
-from streaming.augment import Augment, View, apply_view, draw_view, input_range, valid_length
+from streaming.augment import Augment
 from streaming.batch import Batch, Masked
 from streaming.crops import read_crop
 from streaming.decode import decode_into, header_of
-from streaming.labels import Labels
+from streaming.draws import Key
+from streaming.effects import apply_effects
+from streaming.labels import Labels, move_pitches
 from streaming.order import Order
 from streaming.store import Store
+from streaming.transforms import Transform, run_transforms
+from streaming.view import View, apply_view, draw_view, input_range, valid_length
 
 Pad = Literal["zero", "repeat"]
 OnBadRow = Literal["raise", "mask"]
@@ -28,7 +34,7 @@ OnBadRow = Literal["raise", "mask"]
 class Source:
     """What readers need beside the order: for each pack where bytes come from and its rows' label ids.
 
-    And what to do with the sound.
+    And what to do with the sound. Where `label_moves`, labels are pitches and move with it.
     """
 
     stores: tuple[Store, ...]
@@ -36,6 +42,8 @@ class Source:
     augment: Augment
     length: int
     seed: int
+    transforms: tuple[Transform, ...] = ()
+    label_moves: bool = False
     pad: Pad = "zero"
     on_bad_row: OnBadRow = "raise"
     verify_reads: bool = True
@@ -57,6 +65,8 @@ class Rows:
     keys: list[str] = dataclasses.field(default_factory=list)
     lengths: list[int] = dataclasses.field(default_factory=list)
     views: list[View] = dataclasses.field(default_factory=list)
+    valid: list[int] = dataclasses.field(default_factory=list)
+    semitones: list[float] = dataclasses.field(default_factory=list)
     waveform: NDArray[np.float32] | None = None
     masked: dict[int, Masked] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: {"read": 0.0, "decode": 0.0, "augment": 0.0})
@@ -74,22 +84,26 @@ def plan_rows(
 
 
 def draw_views(source: Source, batch: Rows) -> None:
-    """Draw where each row's crop starts, its pitch and its speed, before anything is read."""
+    """Draw what happens to each row, before anything is read."""
     places = _look_up(source, batch)
     batch.lengths, sounding = places["length"].tolist(), places["sounding_length"].tolist()
-    if _moves_nothing(source.augment):  # draws are named, not taken in turn: leaving them out changes no other
+    if source.augment.is_nothing:  # draws are named, not taken in turn: leaving them out changes no other
         batch.views = [View(start=0, pitch_ratio=1.0, speed=1.0, length=source.length)] * len(batch.rows)
         return
-    notes = zip(batch.epochs, batch.packs, batch.keys, batch.repeats, batch.lengths, sounding, strict=True)
-    for *name, note_length, sounding_length in notes:
+    for name, note_length, sounding_length in zip(_names(source, batch), batch.lengths, sounding, strict=True):
         view = draw_view(
             source.augment,
             length=source.length,
             note_length=note_length,
             sounding_length=sounding_length,
-            key=(source.seed, *name),
+            key=name,
         )
         batch.views.append(view)
+
+
+def _names(source: Source, batch: Rows) -> Iterator[Key]:
+    """Name what is drawn for each row."""
+    return zip(repeat(source.seed), batch.epochs, batch.packs, batch.keys, batch.repeats, strict=False)
 
 
 def _look_up(source: Source, batch: Rows) -> NDArray[np.void]:
@@ -102,13 +116,8 @@ def _look_up(source: Source, batch: Rows) -> NDArray[np.void]:
     return np.concatenate([places for _, places in found])
 
 
-def _moves_nothing(augment: Augment) -> bool:
-    still = augment.probability == 0 or (augment.pitch_semitones == 0 and augment.speed == 1)
-    return still and not augment.random_start
-
-
 def render_rows(source: Source, batch: Rows) -> None:
-    """Read, decode and render the rows, each into its place, one by one: a note stays in the core's cache all the way.
+    """Read, decode, render and change the rows, each into its place, one by one: a note stays in the core's cache.
 
     Stage after stage over the whole batch took 2.5 times as long for whole notes.
     """
@@ -116,26 +125,36 @@ def render_rows(source: Source, batch: Rows) -> None:
     batch.waveform = (
         np.empty(shape, np.float32) if batch.out is None else batch.out[: shape[0] * shape[1]].reshape(shape)
     )
-    for i, (pack, row, view, out) in enumerate(zip(batch.packs, batch.rows, batch.views, batch.waveform, strict=True)):
-        store = source.stores[pack]
+    rows = zip(batch.rows, batch.views, batch.lengths, _names(source, batch), batch.waveform, strict=True)
+    for i, (row, view, length, name, out) in enumerate(rows):
+        # what is repeated is sound too
+        batch.valid.append(len(out) if source.pad == "repeat" else valid_length(view, note_length=length))
+        batch.semitones.append(0.0)
+        store = source.stores[batch.packs[i]]
         try:
-            render_row(store, row, view, out=out, verify=source.verify_reads, seconds=batch.seconds)
+            ratio = render_row(store, row, view, out=out, verify=source.verify_reads, seconds=batch.seconds)
         except DataError as error:
             if source.on_bad_row == "raise":
                 raise
             out[:] = 0
             batch.masked[i] = describe(store, row, what=str(error))
-    if source.pad == "repeat":
-        for length, view, out in zip(batch.lengths, batch.views, batch.waveform, strict=True):
-            repeat(out, valid_length(view, note_length=length))
+            continue
+        started = time.perf_counter()
+        batch.semitones[i] = 12 * math.log2(ratio)
+        if source.pad == "repeat":
+            play_again(out, valid_length(view, note_length=length))
+        apply_effects(out, view, valid=batch.valid[i])
+        run_transforms(source.transforms, out, name=name, sample_rate=store.pack.sample_rate)
+        batch.seconds["augment"] += time.perf_counter() - started
 
 
 def render_row(
     store: Store, row: int, view: View, *, out: NDArray[np.float32], verify: bool, seconds: dict[str, float]
-) -> None:
-    """Render one row's view into `out`, (time,); only what the view needs of the note is decoded.
+) -> float:
+    """Render one row's view into `out`, (time,), before effects; return the pitch ratio that was really applied.
 
-    `verify` reads the whole row and checks its crc32; else just the crop. Time is added to `seconds`.
+    Only what the view needs of the note is decoded. `verify` reads the whole row and checks its crc32; else just the
+    crop. Time is added to `seconds`.
     """
     started = time.perf_counter()
     if verify or store.pack.codec != "wav":
@@ -143,10 +162,10 @@ def render_row(
         header = header_of(store, row, data)
         begin = 0
     else:
-        reach = (view.start, view.start + view.length) if view.is_plain else input_range(view)
-        data, header, begin = read_crop(store, row, *reach)
+        data, header, begin = read_crop(store, row, *input_range(view))
     name, read = partial(store.name, row), time.perf_counter()
-    if view.is_plain:
+    if view.is_cut:
+        ratio = 1.0
         cut(data, header=header, first=view.start, begin=begin, out=out, name=name)
         decoded = time.perf_counter()
     else:
@@ -154,10 +173,11 @@ def render_row(
         piece = np.empty(last - first, np.float32)
         decode_into(piece, data, header=header, first=first - begin, name=name)
         decoded = time.perf_counter()
-        out[:] = apply_view(piece, view, first=first)
+        ratio = apply_view(piece, view, first=first, out=out)
     seconds["read"] += read - started
     seconds["decode"] += decoded - read
     seconds["augment"] += time.perf_counter() - decoded
+    return ratio
 
 
 def cut(
@@ -175,7 +195,7 @@ def cut(
     out[there:] = 0
 
 
-def repeat(out: NDArray[np.float32], valid: int) -> None:
+def play_again(out: NDArray[np.float32], valid: int) -> None:
     """Repeat what lies in the note, the first `valid` samples, to the end of `out`."""
     if 0 < valid < len(out):
         out[valid:] = np.resize(out[:valid], len(out) - valid)
@@ -192,21 +212,19 @@ def describe(store: Store, row: int, *, what: str) -> Masked:
 
 def collate(source: Source, batch: Rows) -> Batch:
     """Lay the rows into tensors; a rank's share may be empty."""
-    if source.pad == "repeat":  # what is repeated is sound too
-        valid = [source.length] * len(batch.rows)
-    else:
-        valid = [valid_length(view, note_length=n) for n, view in zip(batch.lengths, batch.views, strict=True)]
     weight = np.ones(len(batch.rows), np.float32)
     weight[list(batch.masked)] = 0
     labels = np.empty(len(batch.rows), np.int64)
     for pack, ids in enumerate(source.labels):
         here = slice(None) if len(source.labels) == 1 else np.flatnonzero(np.equal(batch.packs, pack))
         labels[here] = ids.take(np.array(batch.rows, np.int64)[here])
+    semitones = np.array(batch.semitones, np.float32)
     return Batch(
         waveform=torch.from_numpy(batch.waveform),
-        label=torch.from_numpy(labels),
-        length=torch.from_numpy(np.array(valid, np.int64)),
+        label=torch.from_numpy(move_pitches(labels, semitones) if source.label_moves else labels),
+        length=torch.from_numpy(np.array(batch.valid, np.int64)),
         weight=torch.from_numpy(weight),
+        semitones=torch.from_numpy(semitones),
         key=tuple(batch.keys),
         cursor=batch.cursor,
         row=tuple(batch.rows),

@@ -18,6 +18,8 @@ import xxhash
 from shards import audio, bijection
 from shards.door import run_door
 from shards.index import open_pack
+from streaming.augment import Augment, preset
+from streaming.loader import Loader
 from streaming.order import make_table
 from streaming.plan import make_plan
 from streaming.select import draw_rows
@@ -142,6 +144,31 @@ def test_the_permutation_of_the_order_page_is_the_codes():
         expected = bijection.permute(np.arange(n), n, 11, "law").tolist()
         assert [page["permute"](position, n, 11, "law") for position in range(n)] == expected
     assert page["uniforms"](19, -5, "a") == bijection.uniforms(19, -5, "a").tolist()
+
+
+def test_the_transforms_of_the_augmentation_page_run(data: Path):
+    page = run_block(read("docs/augmentation.md"), holding="def tremolo")
+    own = [page["tremolo"], page["distortion"]]
+    loader = Loader(
+        open_pack(data, split="train"), batch_size=8, label="pitch", crop_seconds=0.5, transforms=own
+    )  # fmt: skip
+    assert next(iter(loader)).waveform.isfinite().all()
+
+
+def test_the_augmentation_page_lists_every_option_and_preset():
+    text = read("docs/augmentation.md")
+    for field in dataclasses.fields(Augment):
+        told = f"--augment.{field.name}".replace("_", "-")
+        assert f"`{told}`" in text or f"`{told.replace('augment.', 'augment.no-')}`" in text, told
+    for name in ("none", "light", "default", "strong"):
+        chosen = preset(name)
+        (row,) = re.findall(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)
+        cells = [cell.strip() for cell in row.split("|")]
+        low_pass = f"{chosen.low_pass:g}, half of the notes" if chosen.low_pass < 1 else ""
+        assert cells[:2] == [f"{chosen.pitch_semitones:g}", f"{chosen.speed:g}"]
+        start, gain = "random" if chosen.random_start else "first sample", f"{chosen.gain_db:g} dB"
+        assert cells[2:5] == [start, low_pass, gain if chosen.gain_db else ""]
+        assert [bool(cell) for cell in cells[5:]] == [chosen.polarity_probability > 0, chosen.noise_probability > 0]
 
 
 def slug(heading: str) -> str:

@@ -89,7 +89,7 @@ def one_line(capsys) -> str:
         (("shards", "index", "NOTES"), "holds no .tar"),
         (("streaming", "plan", "DATA", "--batch-size", "2", "--world-size", "3"), "does not fit batch_size 2"),
         (("trainers", "train"), "data must be named: --data DST"),
-        (("trainers", "train", "--data", "DATA", "--label", "pitch"), "label 'pitch' is not a text column"),
+        (("trainers", "train", "--data", "DATA", "--label", "pich"), "label 'pich' is not a column of text"),
         (
             ("trainers", "train", "--data", "DATA", "--model.name", "alexnt"),
             "model must be one of timm's, got 'alexnt'",

@@ -68,13 +68,15 @@ def _start(config: TrainConfig) -> None:
     import ray
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, and gone when the run ends
+    # transforms of the user's own lie where they said
+    python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     ray.init(
         address="local",
         num_cpus=max(linux.cores(), config.world_size or 1),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        runtime_env={"env_vars": {"PYTHONPATH": python_path}},
     )
 
 

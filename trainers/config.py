@@ -43,7 +43,7 @@ class TrainConfig:
     seed: int = 0
     """Names the order, the augmentation and the first weights."""
     label: str = "instrument_family_str"
-    """The text column to learn."""
+    """The column to learn, of text or whole numbers; pitch is MIDI's, and moves when the note's pitch does."""
     where: str | None = None
     """Which rows of every split, by a condition on the index: "pitch >= 40 and velocity in (100, 127)"."""
     limit: int | None = None
@@ -88,6 +88,8 @@ class TrainConfig:
     """The metric by which the best checkpoint is kept; loss counts downwards."""
     baseline_rows: int = 2000
     """Training notes that the report's logistic regression sees; 0 leaves it out."""
+    transforms: tuple[str, ...] = ()
+    """Your own, run on each training crop after --augment's, in this order: package.module:attribute of each."""
     augment: Augment = dataclasses.field(default_factory=lambda: augment_preset("default"))
     mel: MelConfig = dataclasses.field(default_factory=MelConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -102,6 +104,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UsageError(f"{name} must not be negative, got {value}")
+        for name in self.transforms:
+            if not all(name.partition(":")[::2]):
+                raise UsageError(f"transforms must be named package.module:attribute, got {name!r}")
         if self.monitor not in MONITORS:
             raise UsageError(f"monitor must be one of {', '.join(MONITORS)}, got {self.monitor!r}")
         if self.mirror_gb is not None and self.mirror_gb <= 0:
@@ -159,7 +164,8 @@ def _build(kind: type[T], values: dict[str, Any], *, name: str) -> T:
     for option in values:
         if option not in known:
             raise UsageError(f"{name} has an option {option!r} that {kind.__name__} doesn't know: remove it")
-    return kind(**values)
+    # JSON has no tuples, and no option here is a list
+    return kind(**{option: tuple(value) if isinstance(value, list) else value for option, value in values.items()})
 
 
 def read_config(path: Path) -> TrainConfig:

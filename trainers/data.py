@@ -113,8 +113,8 @@ def open_data(config: TrainConfig) -> Data:
     """Open what DATA has, choose rows, and check that all splits' labels fit train's classes.
 
     Raises:
-        UsageError: no data was named, it isn't there, it has no train split, the label is no text column, or an
-            option that chooses rows doesn't fit.
+        UsageError: no data was named, it isn't there, it has no train split, the label is no column of text or whole
+            numbers, or an option that chooses rows doesn't fit.
         DataError: an index is damaged, a split holds a class that train doesn't know, or rates differ.
     """
     if config.data is None:

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from shards.errors import DataError, UsageError
 from shards.format import write_whole
 from shards.remote import locate
-from streaming import vocoder
-from streaming.augment import View, draw_view, valid_length
 from streaming.batch import Batch
 from streaming.evaluation import read_note
 from streaming.loader import Loader
 from streaming.mix import make_order, parse_data
 from streaming.store import Store
 from streaming.stores import open_stores
+from streaming.view import View, apply_view, draw_view, valid_length
 from streaming.world import World
 from trainers.config import TrainConfig
 from trainers.data import Data, check_split, open_data, open_split
@@ -31,7 +30,7 @@ from trainers.mel import LogMel
 from trainers.peek_page import Peek, Row, Sound, render_peek
 from trainers.training import make_loader
 
-TOLD = ("label", "seed", "where", "batch_size", "crop_seconds", "pad", "on_bad_row", "verify_reads")
+TOLD = ("label", "seed", "where", "batch_size", "crop_seconds", "pad", "on_bad_row", "verify_reads", "transforms")
 TOLD_OF_TRAIN = ("limit", "balance", "lanes", "window")  # they hold for no other split
 
 
@@ -133,7 +132,11 @@ def _row(
         label=loader.classes[int(batch.label[at])],
         view=view,
         name=name,
-        draws=(*place.items(), *_draws(view, note_length=length, sample_rate=rate)),
+        draws=(
+            *place.items(),
+            *_draws(view, note_length=length, sample_rate=rate),
+            *_effects(view),
+        ),
         before=None if note is None else _before(note, view, mel=mel),
         after=Sound(waveform=waveform, mel=mels, first=0, last=end / rate),
         rest="padding" if config.pad == "zero" else "repeated",
@@ -160,20 +163,30 @@ def _before(note: NDArray[np.float32], view: View, *, mel: LogMel) -> Sound:
 
 
 def _draws(view: View, *, note_length: int, sample_rate: int) -> tuple[tuple[str, str], ...]:
-    """Tell a view in words; whatever else a View may hold one day is told as it is."""
-    drawn = dataclasses.asdict(view)
-    start, ratio, speed, length = (drawn.pop(name) for name in ("start", "pitch_ratio", "speed", "length"))
+    """Tell in words what an engine makes of a note."""
     rendered = ""
-    if not view.is_plain:  # the vocoder turns a pitch into a ratio of two whole numbers, up to 5 cents away
-        applied = vocoder.render(np.zeros(1, np.float32), pitch_ratio=ratio, speed=speed, start=0, length=1)[1]
+    if not view.is_cut:  # an engine takes a pitch to be a ratio of two whole numbers, up to 5 cents away
+        # of silence: the row's own waveform may be masked
+        applied = apply_view(
+            np.zeros(1, np.float32), dataclasses.replace(view, start=0, length=1), first=0, out=np.empty(1, np.float32)
+        )
         rendered = f" (rendered {_cents(applied)})"
-    end = min(note_length, start + length * speed)
+    begin, end = view.start / sample_rate, min(note_length, view.start + view.length * view.speed) / sample_rate
     return (
-        ("start", f"{start / sample_rate:.3f} s (sample {start:,})"),
-        ("pitch", f"{_cents(ratio)} cents{rendered}"),
-        ("speed", f"{speed:.4f}"),
-        ("hears", f"{start / sample_rate:.3f} to {end / sample_rate:.3f} s of the note"),
-        *((name, str(value)) for name, value in drawn.items()),
+        ("start", f"{begin:.3f} s (sample {view.start:,})"),
+        ("pitch", f"{_cents(view.pitch_ratio)} cents{rendered}"),
+        ("speed", f"{view.speed:.4f}"),
+        ("hears", f"{begin:.3f} to {end:.3f} s of the note"),
+        ("low-pass", f"{view.band * sample_rate / 2:,.0f} Hz" if view.band < 1 else "none"),
+    )
+
+
+def _effects(view: View) -> tuple[tuple[str, str], ...]:
+    """Tell in words what is done to a crop."""
+    return (
+        ("gain", f"{20 * math.log10(abs(view.gain)):+.1f} dB"),
+        ("polarity", "turned" if view.gain < 0 else "kept"),
+        ("noise", "none" if view.noise_snr_db is None else f"{view.noise_snr_db:.1f} dB below"),
     )
 
 
@@ -193,7 +206,7 @@ def _settings(config: TrainConfig, *, data: Data, split: str, cursor: int) -> tu
         "sample_rate": data.sample_rate,
     }
     names = (*TOLD, *(TOLD_OF_TRAIN if split == "train" else ()))
-    told |= {name: value for name in names if (value := getattr(config, name)) is not None}
+    told |= {name: value for name in names if (value := getattr(config, name)) not in (None, ())}
     parts = {"augment": dataclasses.asdict(config.augment), "mel": dataclasses.asdict(config.mel)}
     nested = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     return tuple((name, str(value)) for name, value in (told | nested).items())

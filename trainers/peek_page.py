@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from shards import audio
-from streaming.augment import View
+from streaming.view import View
 from trainers.mel import MelConfig
 
 TEMPLATE, LOOKS = "peek.html.j2", "report.html.j2"

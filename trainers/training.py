@@ -13,6 +13,7 @@ from trainers.data import Data, open_data
 from trainers.journal import Journal
 from trainers.mel import LogMel
 from trainers.model import build_model
+from trainers.named import load_transforms
 from trainers.optim import make_optimizer
 from trainers.rowlog import RowLog
 from trainers.run import Run
@@ -88,6 +89,7 @@ def make_loader(
         order=data.order,
         classes=data.classes,
         augment=config.augment,
+        transforms=load_transforms(config.transforms),
         world=world,
         readers=readers,
         cursor=cursor,

@@ -282,7 +282,9 @@ def test_classes_come_from_train_and_unknown_ones_are_refused(data: Path):
     assert [classes[i] for i in ids] == valid.read("instrument_family_str")["instrument_family_str"].to_pylist()
     with pytest.raises(DataError, match=r"have a instrument_family_str that train doesn't know \('flute'\)"):
         valid.label_ids("instrument_family_str", classes[:2])
-    with pytest.raises(UsageError, match=r"label 'nothing' is not a text column .*: take one of instrument_str"):
+    with pytest.raises(
+        UsageError, match=r"label 'nothing' is not a column of text or whole numbers .*: take one of instrument_str"
+    ):
         valid.label_ids("nothing", classes)
 
 

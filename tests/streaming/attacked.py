@@ -33,7 +33,7 @@ ROOM = 1 << 30  # bytes beyond what a whole pack takes
 MOST_PARTS = 20  # of what a pack gives: a whole one's rows and a few more
 IN_OPEN = 0x20  # inotify's
 MOVED = Augment(pitch_semitones=3, speed=1.2, random_start=True)
-BOTH = Augment(pitch_semitones=3, speed=1.2, random_start=True, probability=0.5)
+BOTH = Augment(pitch_semitones=3, speed=1.2, random_start=True, pitch_probability=0.5, speed_probability=0.5)
 NOTED = ("ctypes.dlopen", "marshal.loads", "os.", "pickle.", "shutil.", "socket.connect", "subprocess.", "urllib.")
 HARMLESS = ("os.fwalk", "os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv")
 

@@ -22,7 +22,7 @@ from streaming.world import World
 
 FAMILY = "instrument_family_str"
 BATCH, SEED, CROP_SECONDS = 24, 4, 0.05
-MOVED = Augment(random_start=True, pitch_semitones=2, speed=1.1, probability=0.2)
+MOVED = Augment(random_start=True, pitch_semitones=2, speed=1.1, pitch_probability=0.2, speed_probability=0.1)
 Row = tuple[str, str, int, int, float]
 
 

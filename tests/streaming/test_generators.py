@@ -1,4 +1,7 @@
-"""No global generator, no hash seed and no way to start readers decides anything, and the loader moves no generator."""
+"""No global generator, no hash seed and no way to start readers decides anything, and the loader moves no generator.
+
+The one exception, streaming.adapter, lends them out and puts them back: see test_adapter.py.
+"""
 
 import json
 import os

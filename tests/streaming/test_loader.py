@@ -12,13 +12,14 @@ from shards import audio
 from shards.errors import DataError, UsageError
 from shards.index import open_pack
 from streaming import pipeline
-from streaming.augment import Augment, draw_view, latest_start, preset
+from streaming.augment import Augment, preset
 from streaming.balance import Balance
-from streaming.batch import Batch
+from streaming.batch import TENSORS, Batch
 from streaming.device import choose_device
 from streaming.evaluation import whole_notes
 from streaming.loader import Loader
 from streaming.mix import make_order
+from streaming.view import draw_view, latest_start
 from streaming.world import World
 
 FAMILY = "instrument_family_str"
@@ -39,12 +40,12 @@ def take(loader: Loader, steps: int) -> list[Batch]:
 
 
 def same(left: Batch, right: Batch) -> bool:
-    tensors = all(torch.equal(getattr(left, n), getattr(right, n)) for n in ("waveform", "label", "length", "weight"))
+    tensors = all(torch.equal(getattr(left, n), getattr(right, n)) for n in TENSORS)
     return tensors and left.key == right.key and left.cursor == right.cursor
 
 
 def join(parts: list[Batch]) -> Batch:
-    tensors = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("waveform", "label", "length", "weight")}
+    tensors = {n: torch.cat([getattr(p, n) for p in parts]) for n in TENSORS}
     return Batch(**tensors, key=sum((p.key for p in parts), ()), cursor=parts[0].cursor)
 
 
@@ -185,7 +186,7 @@ def test_draws_stay_in_their_ranges_and_can_be_left_out():
     speeds = np.array([view.speed for view in views])
     assert (speeds >= 1 / 1.25).all()
     assert (speeds <= 1.25).all()
-    still = Augment(pitch_semitones=3, speed=1.2, probability=0.0)
+    still = Augment(pitch_semitones=3, speed=1.2, pitch_probability=0.0, speed_probability=0.0)
     view = draw_view(still, length=9, note_length=99, sounding_length=99, key=(0, 1, 0, "x", 0))
     assert (view.pitch_ratio, view.speed, view.start) == (1.0, 1.0, 0)
 

@@ -147,8 +147,8 @@ def test_errors_speak(pack: Pack):
         select_rows(pack, seed=0, where="pitch > 900")
     with pytest.raises(UsageError, match=r"limit must be at least 1 row, got 0"):
         select_rows(pack, seed=0, limit=0)
-    with pytest.raises(UsageError, match=r"label 'pitch' is not a text column"):
-        select_rows(pack, seed=0, balance=Balance(label="pitch"))
+    with pytest.raises(UsageError, match=r"label 'level' is not a column of text or whole numbers"):
+        select_rows(pack, seed=0, balance=Balance(label="level"))
     for text in ("family=x", "family=", "family=2", "family=0", "family=nan", "family=-1"):
         with pytest.raises(UsageError, match=r"balance must"):
             parse_balance(text)

@@ -35,7 +35,8 @@ def as_flags(given: TrainConfig, *, local: bool) -> list[str]:
     return [
         "train", "--data", str(given.data), "--runs", given.runs, "--epochs", "2", "--batch-size", "8", "--readers",
         str(given.readers), "--crop-seconds", "0.5", "--log-every", "1", "--log-rows", "--model.name", "test_resnet",
-        "--augment.pitch-semitones", "2", "--augment.speed", "1.1", "--augment.random-start", "--baseline-rows", "20",
+        "--augment.pitch-semitones", "2", "--augment.speed", "1.1", "--augment.random-start", "--augment.low-pass", "1",
+        "--augment.low-pass-probability", "1", "--baseline-rows", "20",
         *(["--local"] if local else []),
     ]  # fmt: skip
 

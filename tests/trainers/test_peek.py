@@ -1,5 +1,6 @@
 """Laws of peek: it shows the loader's own batch and draws, foreign text stays text, a browser runs none of it."""
 
+import ast
 import asyncio
 import base64
 import dataclasses
@@ -27,12 +28,14 @@ from shards.errors import DataError, UsageError
 from shards.index import open_pack
 from shards.pack import pack
 from streaming import vocoder
-from streaming.augment import Augment, View, draw_view, valid_length
+from streaming.augment import Augment
 from streaming.balance import parse_balance
+from streaming.effects import apply_effects
 from streaming.evaluation import read_note
 from streaming.loader import Loader
 from streaming.mix import make_order
 from streaming.store import Store
+from streaming.view import View, draw_view, engine_options, valid_length
 from tests.conftest import write_notes
 from tests.trainers.runs import config
 from tests.trainers.test_report import Page
@@ -87,31 +90,36 @@ def test_what_is_shown_is_the_loaders_own_batch_and_the_runs_mel(
 
 def views_of(page: str) -> list[View]:
     """The draws as a page's text has them, for whoever wants to make a crop anew."""
-    number = r"([-+.e\d]+)"
-    told = re.findall(rf"View\(start=(\d+), pitch_ratio={number}, speed={number}, length=(\d+)\)", Page(page).text)
-    return [View(start=int(s), pitch_ratio=float(p), speed=float(v), length=int(n)) for s, p, v, n in told]
+    told = re.findall(r"View\((.*?)\)", Page(page).text)
+    return [
+        View(**{name: ast.literal_eval(value) for name, value in re.findall(r"(\w+)=([^,]+)", one)}) for one in told
+    ]
 
 
 @pytest.mark.parametrize("cursor", [0, 64])
 @pytest.mark.parametrize("pad", ["zero", "repeat"])
 def test_the_draws_that_are_printed_make_the_crop_of_the_note(data: Path, tmp_path: Path, cursor: int, pad: str):
-    given = config(data, tmp_path, crop_seconds=0.9, pad=pad)
+    loud = Augment(
+        pitch_semitones=2, speed=1.1, random_start=True, gain_db=6, gain_probability=0.7, polarity_probability=0.5,
+        noise_probability=0.5,
+    )  # fmt: skip
+    given = config(data, tmp_path, crop_seconds=0.9, pad=pad, augment=loud)
     store = Store(open_pack(data, split="train"))
     keys, places = store.pack.read("key")["key"].to_pylist(), store.pack.take(range(61))[1]
     peek = look(given, split="train", rows=8, cursor=cursor)
     views = views_of(render_peek(peek))
     assert len(views) == len(peek.rows) == 8
+    assert len({view.noise_snr_db is None for view in views}) == len({view.gain < 0 for view in views}) == 2
     for row, view in zip(peek.rows, views, strict=True):
         number = keys.index(row.key)
         note = read_note(store, number)
         assert row.before is not None
         np.testing.assert_array_equal(row.before.waveform, note)
-        made, ratio = vocoder.render(
-            note, pitch_ratio=view.pitch_ratio, speed=view.speed, start=view.start, length=view.length
-        )
+        made, ratio = vocoder.render(note, start=view.start, **engine_options(view))
         end = valid_length(view, note_length=16_000)
         if pad == "repeat":
             made[end:] = np.resize(made[:end], len(made) - end)
+        apply_effects(made, view, valid=len(made) if pad == "repeat" else end)
         np.testing.assert_array_equal(row.after.waveform, made)
         assert (row.after.first, row.after.last) == (0, end / 16_000)
         told = dict(row.draws)
@@ -119,6 +127,10 @@ def test_the_draws_that_are_printed_make_the_crop_of_the_note(data: Path, tmp_pa
         drawn, rendered = 1200 * np.log2([view.pitch_ratio, ratio])
         assert told["pitch"] == f"{drawn:+.1f} cents (rendered {rendered:+.1f})"
         assert told["speed"] == f"{view.speed:.4f}"
+        assert told["gain"] == f"{20 * np.log10(abs(view.gain)):+.1f} dB"
+        assert told["polarity"] == ("turned" if view.gain < 0 else "kept")
+        assert told["noise"] == ("none" if view.noise_snr_db is None else f"{view.noise_snr_db:.1f} dB below")
+        assert told["low-pass"] == "none"
         assert (told["epoch"], told["row"]) == (str(int(cursor > 60)), str(number))
         assert row.before.first == view.start / 16_000
         assert row.before.last == min(16_000, view.start + 14_400 * view.speed) / 16_000
@@ -366,7 +378,7 @@ def test_errors_speak(given: TrainConfig, data: Path, tmp_path: Path):
         ({}, {"rows": 0}, r"rows must be at least 1, got 0"),
         ({}, {"cursor": -8}, r"cursor must be a multiple of lanes \(1\) and not negative, got -8"),
         ({}, {"split": "dev"}, r"split 'dev' is not in .* \(it holds the splits test, train, valid\)"),
-        ({"label": "pitch"}, {}, r"label 'pitch' is not a text column"),
+        ({"label": "pich"}, {}, r"label 'pich' is not a column of text or whole numbers"),
         ({"data": None}, {}, r"data must be named: --data DST"),
         ({"mel": MelConfig(f_max=9000)}, {}, r"mel f_max must be at most 8000 Hz"),
     ):

@@ -1,0 +1,40 @@
+"""named: names of your own transforms, package.module:attribute -> the callables, imported where they're needed.
+
+A run's config holds names, so it can be written down, repeated and sent to other machines; each rank imports for
+itself. The folder that a command is started in is among the places that are looked in.
+"""
+
+import importlib
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+from shards.errors import UsageError
+from streaming.transforms import Transform
+
+
+def load_transforms(names: Sequence[str]) -> tuple[Transform, ...]:
+    """Import the transforms of these names.
+
+    Raises:
+        UsageError: one can't be had, or isn't callable; it is named.
+    """
+    return tuple(map(_load, names))
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except Exception as error:  # a module raises whatever it raises
+        told = " ".join(str(error).split())
+        raise UsageError(
+            f"transform {name!r} can't be imported ({type(error).__name__}: {told}): "
+            "name it package.module:attribute, and start where Python finds it or set PYTHONPATH"
+        ) from error
+    if not callable(found) or isinstance(found, type):
+        kind = "a class" if isinstance(found, type) else type(found).__name__
+        raise UsageError(
+            f"transform {name!r} must be a callable (waveform, draw) -> waveform, got {kind}: make one of it"
+        )
+    return found
