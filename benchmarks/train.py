@@ -24,6 +24,7 @@ from streaming import vocoder
 from streaming.augment import preset
 from trainers.config import demo
 from trainers.journal import read_records
+from trainers.masks import MaskConfig
 from trainers.mel import LogMel
 from trainers.model import ModelConfig, build_model
 from trainers.optim import OptimConfig, make_optimizer
@@ -40,7 +41,9 @@ def learner(name: str, *, num_classes: int) -> Learner:
     """Build what a step changes, without a mel of its own."""
     model = build_model(ModelConfig(name=name), num_classes=num_classes, seed=0)
     optimizer = make_optimizer(model, OptimConfig())
-    return Learner(mel=torch.nn.Identity(), model=model, optimizer=optimizer, config=OptimConfig())
+    return Learner(
+        mel=torch.nn.Identity(), masks=MaskConfig(), silence=0.0, model=model, optimizer=optimizer, config=OptimConfig()
+    )  # fmt: skip
 
 
 def whole_step(pack: Pack) -> dict[str, Method]:

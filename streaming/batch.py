@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-TENSORS = ("waveform", "label", "length", "weight", "semitones")
+TENSORS = ("waveform", "label", "length", "weight", "semitones", "draws")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Batch:
 
     waveform (rows, time) float32 in [-1, 1]; label (rows,) int64; length (rows,) int64, samples before padding;
     weight (rows,) float32, 0 for a masked row; semitones (rows,) float32, by how much the pitch was really moved;
+    draws (rows, count) float32 in [0, 1), each row's own, for what is drawn on the device;
     key: each row's; cursor: where the global batch begins;
     row, pack: each row's number in its pack, and that pack's; seconds: what it took to make, by name; masked: rows
     that can't be read.
@@ -36,6 +37,7 @@ class Batch:
     length: torch.Tensor
     weight: torch.Tensor
     semitones: torch.Tensor
+    draws: torch.Tensor
     key: tuple[str, ...]
     cursor: int
     row: tuple[int, ...] = ()

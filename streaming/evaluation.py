@@ -161,6 +161,7 @@ def _make(
         length=torch.from_numpy(windows.length.copy()),
         weight=torch.from_numpy(weight),
         semitones=torch.zeros(len(rows)),
+        draws=torch.zeros(len(rows), 0),
         key=tuple(keys),
         cursor=rows[0],
         row=tuple(rows),

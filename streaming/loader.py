@@ -52,6 +52,7 @@ class Loader:
         augment: what happens to notes on the CPU; nothing unless given.
         transforms: your own callables, (waveform, draw) to waveform, run on each row after that, in the readers; they
             must be picklable (see streaming.transforms).
+        draws: uniforms of each row's own that come with the batch, for what you draw on the device (Batch.draws).
         world: rank and world_size; torch.distributed's or the environment's unless given.
         readers: processes of this rank that read; 0 reads in this process.
         cursor: where to begin, in rows since the run began.
@@ -81,6 +82,7 @@ class Loader:
         classes: Sequence[str] | None = None,
         augment: Augment | None = None,
         transforms: Sequence[Transform] = (),
+        draws: int = 0,
         world: World | None = None,
         readers: int = 0,
         cursor: int = 0,
@@ -112,6 +114,7 @@ class Loader:
             labels=tuple(find_labels(pack, label, classes=self.classes) for pack in self.packs),
             augment=augment or Augment(),
             transforms=tuple(transforms),
+            draws=draws,
             label_moves=is_pitch(self.packs, label, classes=self.classes),
             length=length,
             seed=self.order.seed,

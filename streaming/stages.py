@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from shards.audio import Header
+from shards.bijection import uniforms
 from shards.errors import DataError
 from streaming.augment import Augment
 from streaming.batch import Batch, Masked
@@ -34,7 +35,8 @@ OnBadRow = Literal["raise", "mask"]
 class Source:
     """What readers need beside the order: for each pack where bytes come from and its rows' label ids.
 
-    And what to do with the sound. Where `label_moves`, labels are pitches and move with it.
+    And what to do with the sound. Where `label_moves`, labels are pitches and move with it. `draws` uniforms
+    a row go along, for what is drawn on the device.
     """
 
     stores: tuple[Store, ...]
@@ -44,6 +46,7 @@ class Source:
     seed: int
     transforms: tuple[Transform, ...] = ()
     label_moves: bool = False
+    draws: int = 0
     pad: Pad = "zero"
     on_bad_row: OnBadRow = "raise"
     verify_reads: bool = True
@@ -225,6 +228,7 @@ def collate(source: Source, batch: Rows) -> Batch:
         length=torch.from_numpy(np.array(batch.valid, np.int64)),
         weight=torch.from_numpy(weight),
         semitones=torch.from_numpy(semitones),
+        draws=torch.from_numpy(_draw(source, batch)),
         key=tuple(batch.keys),
         cursor=batch.cursor,
         row=tuple(batch.rows),
@@ -232,3 +236,12 @@ def collate(source: Source, batch: Rows) -> Batch:
         seconds=batch.seconds,
         masked=tuple(batch.masked.values()),
     )
+
+
+def _draw(source: Source, batch: Rows) -> NDArray[np.float32]:
+    """Draw each row's own uniforms, (rows, source.draws), of 24 bits: more would be rounded, up to 1 too."""
+    drawn = np.empty((len(batch.rows), source.draws), np.float32)
+    if source.draws:
+        for row, name in zip(drawn, _names(source, batch), strict=False):
+            row[:] = np.floor(uniforms(source.draws, *name, "device") * 2**24) / 2**24
+    return drawn

@@ -10,6 +10,7 @@ from streaming.augment import Augment
 from streaming.augment import preset as augment_preset
 from streaming.stages import OnBadRow, Pad
 from streaming.store import Remote
+from trainers.masks import MaskConfig
 from trainers.mel import MelConfig
 from trainers.model import ModelConfig
 from trainers.optim import OptimConfig
@@ -92,6 +93,7 @@ class TrainConfig:
     """Your own, run on each training crop after --augment's, in this order: package.module:attribute of each."""
     augment: Augment = dataclasses.field(default_factory=lambda: augment_preset("default"))
     mel: MelConfig = dataclasses.field(default_factory=MelConfig)
+    masks: MaskConfig = dataclasses.field(default_factory=MaskConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
@@ -153,7 +155,13 @@ def from_json(values: dict[str, Any], *, name: str) -> TrainConfig:
         UsageError: it holds an option that doesn't exist here.
     """
     values = dict(values)
-    for part, kind in (("augment", Augment), ("mel", MelConfig), ("model", ModelConfig), ("optim", OptimConfig)):
+    for part, kind in (
+        ("augment", Augment),
+        ("mel", MelConfig),
+        ("masks", MaskConfig),
+        ("model", ModelConfig),
+        ("optim", OptimConfig),
+    ):
         if isinstance(values.get(part), dict):
             values[part] = _build(kind, values[part], name=name)
     return _build(TrainConfig, values, name=name)

@@ -33,7 +33,7 @@ NUM_EXAMPLES = 6
 
 def load_network(
     run: Run, config: TrainConfig, *, sample_rate: int, session: Session
-) -> tuple[torch.nn.Module, torch.nn.Module, tuple[str, ...]]:
+) -> tuple[torch.nn.Module, LogMel, tuple[str, ...]]:
     """Load a run's best network with its mel, and the names of its classes; rank 0 reads it for all."""
     files = session.broadcast(_best_files(run) if session.is_first else None)
     classes = tuple(json.loads(files[checkpoint.STATE])["classes"])
@@ -115,7 +115,7 @@ def _log_mel(mel: torch.nn.Module, waveform: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def _top_losses(predictions: Predictions, *, split: Split, mel: torch.nn.Module) -> tuple[Example, ...]:
+def _top_losses(predictions: Predictions, *, split: Split, mel: LogMel) -> tuple[Example, ...]:
     """Take the rows that were answered worst, with what there is to see and to hear of them."""
     if predictions.masked:
         return ()  # answers and rows are then not the same ones
@@ -131,7 +131,7 @@ def _top_losses(predictions: Predictions, *, split: Split, mel: torch.nn.Module)
                 loss=float(predictions.loss[row]),
                 waveform=waveform.numpy(),
                 sample_rate=split.packs[0].sample_rate,
-                mel=_log_mel(mel, waveform),
+                mel=mel.config.draw(_log_mel(mel, waveform)),
             )
         )
     notes.close()

@@ -1,8 +1,12 @@
 """mel: waveform batch -> log-mel batch, on each rank's device. Any parameter can change without touching a shard."""
 
 import dataclasses
+import warnings
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from shards.errors import UsageError
@@ -19,6 +23,7 @@ except (ImportError, OSError) as error:  # a torchaudio built against another to
     ) from error
 
 POWER_FLOOR = 1e-10  # of float32 waves in [-1, 1]: 100 dB below the quietest 16-bit sample's mel
+LEVEL_FLOOR = -99.999  # dB: what has nothing above POWER_FLOOR
 CPU_ROWS = 4  # a spectrogram of more notes than this falls out of a core's cache: 1.1 ms a note against 2.8
 
 
@@ -27,7 +32,9 @@ class MelConfig:
     """The log-mel's parameters, by torchaudio's names; the defaults are those of the 2018 experiment."""
 
     n_fft: int = 1024
-    """Samples a frame, windowed by Hann."""
+    """Points of a frame's transform."""
+    win_length: int | None = None
+    """Samples of a frame under Hann's window, centred in n_fft; n_fft unless given."""
     hop_length: int = 256
     """Samples from frame to frame."""
     n_mels: int = 40
@@ -36,26 +43,54 @@ class MelConfig:
     """Lowest frequency, Hz."""
     f_max: float = 8000.0
     """Highest frequency, Hz; at most half the sample rate."""
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    """How Hz map onto mels."""
+    norm: Literal["slaney"] | None = None
+    """slaney: bands of equal area instead of equal height."""
+    power: Literal[1, 2] = 2
+    """What bands add up: 1 magnitudes, 2 powers."""
     floor_db: float = 80.0
-    """Levels further below a note's own maximum are cut to this, in dB."""
+    """Levels further below the reference are cut to this, in dB."""
+    reference: Literal["note", "fixed"] = "note"
+    """What levels are measured from: each note's own maximum, or 0 dB as it is, louder than which nothing is cut."""
+    mean: float = 0.0
+    """Taken off the picture, whose floor is 0 and whose reference is 1, ..."""
+    std: float = 1.0
+    """... which is divided by this: for a network that was trained so."""
 
     def __post_init__(self) -> None:
-        for name in ("n_fft", "hop_length", "n_mels", "floor_db"):
+        for name in ("n_fft", "hop_length", "n_mels", "floor_db", "std"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"mel {name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.f_min < self.f_max:
             raise UsageError(f"mel f_min must lie in 0..f_max ({self.f_max:g} Hz), got {self.f_min:g}")
+        if self.win_length is not None and not 0 < self.win_length <= self.n_fft:
+            raise UsageError(f"mel win_length must lie in 1..n_fft ({self.n_fft}), got {self.win_length}")
+        for name, choices in (("mel_scale", ("htk", "slaney")), ("norm", ("slaney", None)), ("power", (1, 2)),
+                              ("reference", ("note", "fixed"))):  # fmt: skip
+            if getattr(self, name) not in choices:
+                told = " or ".join(map(str, choices))
+                raise UsageError(f"mel {name} must be {told}, got {getattr(self, name)!r}")
+
+    @property
+    def lowest(self) -> float:
+        """What silence is in a picture."""
+        return (0.0 - self.mean) / self.std
+
+    def draw(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Undo mean and std, for people's eyes: 0 silence, 1 the reference; louder than a fixed one is 1 too."""
+        return np.clip(picture * self.std + self.mean, 0, 1)
 
 
 class LogMel(torch.nn.Module):
-    """Log-mel spectrogram in dB below each note's own maximum, floored and scaled to 0..1.
+    """Log-mel spectrogram in dB below each note's own maximum, or as it is, floored and scaled to 0..1.
 
     (batch, time) float32 -> (batch, 1, n_mels, frames) float32, frames = time // hop_length + 1. What is shorter than
     a frame's n_fft is silence from its end to there. A note's picture doesn't depend on its neighbours; exact silence
     gives finite values and gradients. Runs outside autocast.
 
     Raises:
-        UsageError: f_max lies above half the sample rate.
+        UsageError: f_max lies above half the sample rate, or a band is narrower than a transform tells apart.
     """
 
     def __init__(self, config: MelConfig | None = None, *, sample_rate: int) -> None:
@@ -63,14 +98,26 @@ class LogMel(torch.nn.Module):
         self.config = config = config or MelConfig()
         if config.f_max > sample_rate / 2:
             raise UsageError(f"mel f_max must be at most {sample_rate / 2:g} Hz, half the rate, got {config.f_max:g}")
-        self.spectrogram = MelSpectrogram(
-            sample_rate=sample_rate,
-            n_fft=config.n_fft,
-            hop_length=config.hop_length,
-            n_mels=config.n_mels,
-            f_min=config.f_min,
-            f_max=config.f_max,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            try:
+                self.spectrogram = MelSpectrogram(
+                    sample_rate=sample_rate,
+                    n_fft=config.n_fft,
+                    win_length=config.win_length,
+                    hop_length=config.hop_length,
+                    n_mels=config.n_mels,
+                    f_min=config.f_min,
+                    f_max=config.f_max,
+                    mel_scale=config.mel_scale,
+                    norm=config.norm,
+                    power=float(config.power),
+                )
+            except UserWarning as warning:  # a band without a bin would be a black row for ever
+                raise UsageError(
+                    f"mel n_mels ({config.n_mels}) is too high for an n_fft of {config.n_fft} at {sample_rate} Hz: "
+                    "a band would hold no bin, so take fewer bands or a larger n_fft"
+                ) from warning
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return the log-mel of each note."""
@@ -82,8 +129,14 @@ class LogMel(torch.nn.Module):
             return self._log_mel(waveform.float())
 
     def _log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
-        power = self.spectrogram(waveform).clamp(min=POWER_FLOOR)
-        level = 10 * torch.log10(power)
-        # amax, not AmplitudeToDB(top_db): that takes one maximum over the whole batch
-        below = level - level.amax(dim=(-2, -1), keepdim=True)
-        return (below.clamp(min=-self.config.floor_db) / self.config.floor_db + 1).unsqueeze(1)
+        config = self.config
+        power = self.spectrogram(waveform).clamp(min=POWER_FLOOR ** (config.power / 2))
+        level = (20 / config.power) * torch.log10(power)
+        if config.reference == "note":
+            # amax, not AmplitudeToDB(top_db): that takes one maximum over the whole batch
+            loudest = level.amax(dim=(-2, -1), keepdim=True)
+            # silence is no louder than its floor: else it would be the brightest of pictures
+            loudest = torch.where(loudest > LEVEL_FLOOR, loudest, loudest + config.floor_db)
+            level = level - loudest
+        picture = level.clamp(min=-config.floor_db) / config.floor_db + 1
+        return ((picture - config.mean) / config.std).unsqueeze(1)

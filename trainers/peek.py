@@ -26,6 +26,7 @@ from streaming.view import View, apply_view, draw_view, valid_length
 from streaming.world import World
 from trainers.config import TrainConfig
 from trainers.data import Data, check_split, open_data, open_split
+from trainers.masks import mask
 from trainers.mel import LogMel
 from trainers.peek_page import Peek, Row, Sound, render_peek
 from trainers.training import make_loader
@@ -86,7 +87,9 @@ def _open(config: TrainConfig, *, split: str) -> Data:
 @torch.no_grad()
 def _rows(loader: Loader, batch: Batch, *, config: TrainConfig, count: int) -> tuple[Row, ...]:
     mel = LogMel(config.mel, sample_rate=loader.packs[0].sample_rate)
-    pictures = mel(batch.waveform[:count])[:, 0].numpy()
+    pictures = mel(batch.waveform[:count])
+    pictures = mask(pictures, batch.draws[:count], config.masks, silence=config.mel.lowest)
+    pictures = config.mel.draw(pictures[:, 0].numpy())
     slots = loader.order.slots(batch.cursor, batch_size=config.batch_size, slots=range(count))
     stores = open_stores(loader.packs, loader.order, remote=config.remote, mirror_bytes=config.mirror_bytes)
     rows = []
@@ -158,7 +161,7 @@ def _before(note: NDArray[np.float32], view: View, *, mel: LogMel) -> Sound:
     # a frame is reflected at its ends, so a note shorter than one has no mel of its own
     heard = np.pad(note, (0, max(0, mel.config.n_fft - len(note))))
     last = min(len(note), view.start + view.length * view.speed)
-    picture = mel(torch.from_numpy(heard)[None])[0, 0].numpy()
+    picture = mel.config.draw(mel(torch.from_numpy(heard)[None])[0, 0].numpy())
     return Sound(waveform=note, mel=picture, first=view.start / rate, last=last / rate)
 
 
@@ -207,6 +210,6 @@ def _settings(config: TrainConfig, *, data: Data, split: str, cursor: int) -> tu
     }
     names = (*TOLD, *(TOLD_OF_TRAIN if split == "train" else ()))
     told |= {name: value for name in names if (value := getattr(config, name)) not in (None, ())}
-    parts = {"augment": dataclasses.asdict(config.augment), "mel": dataclasses.asdict(config.mel)}
+    parts = {name: dataclasses.asdict(getattr(config, name)) for name in ("augment", "mel", "masks")}
     nested = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     return tuple((name, str(value)) for name, value in (told | nested).items())

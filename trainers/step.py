@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from streaming.batch import Batch
+from trainers.masks import MaskConfig, mask
 from trainers.optim import OptimConfig, set_lr
 
 
@@ -14,6 +15,9 @@ class Learner:
     """What a step changes: the network behind its mel, as one rank runs it."""
 
     mel: torch.nn.Module
+    masks: MaskConfig
+    silence: float
+    """What silence is in mel's pictures."""
     model: torch.nn.Module
     """Wrapped by DDP where there are several ranks."""
     optimizer: torch.optim.Optimizer
@@ -36,7 +40,8 @@ def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: i
     """
     set_lr(learner.optimizer, lr)
     learner.model.train()
-    logits = learner.model(learner.mel(batch.waveform)).float()
+    pictures = mask(learner.mel(batch.waveform), batch.draws, learner.masks, silence=learner.silence)
+    logits = learner.model(pictures).float()
     losses = functional.cross_entropy(
         logits, batch.label, reduction="none", label_smoothing=learner.config.label_smoothing
     )

@@ -69,7 +69,14 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
         session=session,
         data=data,
         model=model,
-        learner=Learner(mel=mel, model=session.wrap(model), optimizer=optimizer, config=config.optim),
+        learner=Learner(
+            mel=mel,
+            masks=config.masks,
+            silence=config.mel.lowest,
+            model=session.wrap(model),
+            optimizer=optimizer,
+            config=config.optim,
+        ),
         loader=loader,
         journal=Journal(run, cursor=loader.cursor, step=step) if session.is_first else None,
         rows=RowLog(run.folder / "rows", rank=session.world.rank, attempt=attempt) if config.log_rows else None,
@@ -99,6 +106,7 @@ def make_loader(
         verify_reads=config.verify_reads,
         remote=config.remote,
         mirror_bytes=config.mirror_bytes,
+        draws=config.masks.draws,
     )
 
 

@@ -1,5 +1,6 @@
 """The log-mel: against a ten-line reference, blind to neighbours, finite on exact silence."""
 
+import librosa
 import numpy as np
 import pytest
 import torch
@@ -44,6 +45,43 @@ def test_equals_a_ten_line_reference(hop, n_mels, f_max, floor):
         assert np.abs(picture[0].numpy() - expected).max() * floor < 5e-3
 
 
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({}, 16_000),
+        ({"n_fft": 2048, "win_length": 1200, "hop_length": 300, "n_mels": 64}, 16_000),
+        ({"n_fft": 2048, "n_mels": 128, "f_max": 22_050.0, "mel_scale": "slaney", "norm": "slaney"}, 44_100),
+        ({"power": 1, "n_mels": 32, "floor_db": 60.0}, 16_000),
+    ],
+)  # fmt: skip
+def test_equals_librosa_within_a_thousandth_of_a_decibel(options, rate):
+    config = MelConfig(**options)
+    waves, power = notes(3), config.power
+    pictures = LogMel(config, sample_rate=rate)(waves)[:, 0].numpy()
+    for wave, picture in zip(waves.double().numpy(), pictures, strict=True):
+        bands = librosa.feature.melspectrogram(
+            y=wave, sr=rate, n_fft=config.n_fft, win_length=config.win_length, hop_length=config.hop_length,
+            n_mels=config.n_mels, fmin=config.f_min, fmax=config.f_max, htk=config.mel_scale == "htk", norm=config.norm,
+            power=power, pad_mode="reflect", dtype=np.float64,
+        )  # fmt: skip
+        to_db = librosa.power_to_db if power == 2 else librosa.amplitude_to_db
+        level = to_db(bands, ref=np.max, top_db=config.floor_db, amin=1e-10 if power == 2 else 1e-5)
+        off = np.abs((picture - 1) * config.floor_db - level)
+        assert off[level > -50].max() < 1e-3
+        assert off.max() < 2e-2, "bands far down hold float32's rounding of the loudest bin"
+
+
+def test_a_fixed_reference_keeps_loudness_and_a_network_gets_its_mean_and_std():
+    waves = notes(2)
+    fixed = LogMel(MelConfig(reference="fixed"), sample_rate=RATE)
+    torch.testing.assert_close(fixed(waves * 10) - fixed(waves), torch.full((2, 1, 40, 63), 20 / 80), rtol=0, atol=1e-4)
+    assert fixed(torch.zeros(1, 8_000)).eq(0).all()
+    config = MelConfig(mean=0.4, std=0.2)
+    scaled, plain = (LogMel(one, sample_rate=RATE)(waves) for one in (config, MelConfig()))
+    torch.testing.assert_close(scaled, (plain - 0.4) / 0.2)
+    assert config.lowest == LogMel(config, sample_rate=RATE)(torch.zeros(1, 8_000)).max()
+
+
 def test_a_note_does_not_depend_on_its_neighbours():
     waves = notes(9)
     waves[3] *= 100
@@ -70,6 +108,7 @@ def test_exact_silence_gives_finite_values_and_gradients():
     assert picture.isfinite().all()
     assert waves.grad is not None
     assert waves.grad.isfinite().all()
+    assert picture[1].eq(0).all(), "as dark as silence between notes"
 
 
 @pytest.mark.parametrize("length", [1, 100, 512, 513, 1023])
@@ -89,5 +128,11 @@ def test_errors_speak():
         LogMel(sample_rate=8_000)
     with pytest.raises(UsageError, match=r"mel hop_length must be positive, got 0"):
         MelConfig(hop_length=0)
+    with pytest.raises(UsageError, match=r"mel win_length must lie in 1\.\.n_fft \(1024\), got 2048"):
+        MelConfig(win_length=2048)
+    with pytest.raises(UsageError, match=r"mel mel_scale must be htk or slaney, got 'bark'"):
+        MelConfig(mel_scale="bark")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match=r"mel n_mels \(200\) is too high for an n_fft of 512 at 16000 Hz"):
+        LogMel(MelConfig(n_mels=200, n_fft=512), sample_rate=16_000)
     with pytest.raises(UsageError, match=r"mel f_min must lie in 0\.\.f_max \(100 Hz\), got 200"):
         MelConfig(f_min=200, f_max=100)
