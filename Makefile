@@ -41,7 +41,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -c $(PACKAGES) > $$(.venv-peers/bin/python -c $(PACKAGES))/torch.pth
 	touch $@
 
-# By hand: fifteen minutes, and a quiet machine. Writes docs/benchmarks.md.
+# By hand: seventeen minutes, and a quiet machine. Writes docs/benchmarks.md.
 bench: $(VENV)/.test .venv-peers/.stamp
 	$(BIN)/python -m benchmarks
 

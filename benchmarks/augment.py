@@ -17,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, parts
 from benchmarks.harness import Section, figure
 from shards import audio
 from streaming import vocoder
+from streaming.layout import Engine
 from streaming.store import Store
 from streaming.view import latest_start
 
 PYTHON = harness.ROOT / ".venv-peers" / "bin" / "python"
-OURS, FASTEST_PEER = "streaming.vocoder", "python-stretch"
-PEERS = (FASTEST_PEER, "audiomentations", "librosa")
+OURS: dict[str, Engine] = {"streaming.vocoder": "vocoder", "streaming.wsola": "wsola"}
+FASTEST_PYTHON = "python-stretch"  # SoundTouch is faster, where it is installed, and must be driven by hand
 NOTES, DRAWS, SEMITONES, SPEED, SECONDS = 64, 96, 4.0, 1.25, 2.5
 ROUNDS_TOGETHER, ROUNDS_APART = 5, 3
 
@@ -61,8 +62,8 @@ def make_draws(waveforms: np.ndarray, *, sample_rate: int) -> list[dict]:
     return draws
 
 
-def ours(waveforms: np.ndarray, draws: Sequence[dict]) -> Timer:
-    """Time the vocoder draw by draw."""
+def ours(waveforms: np.ndarray, draws: Sequence[dict], *, engine: Engine) -> Timer:
+    """Time an engine draw by draw."""
 
     def time_draws(numbers: Sequence[int]) -> list[float]:
         found = []
@@ -70,7 +71,7 @@ def ours(waveforms: np.ndarray, draws: Sequence[dict]) -> Timer:
             started = time.process_time()
             vocoder.render(
                 waveforms[draw["note"]], pitch_ratio=2 ** (draw["semitones"] / 12), speed=draw["speed"],
-                start=draw["start"], length=draw["length"],
+                start=draw["start"], length=draw["length"], engine=engine,
             )  # fmt: skip
             found.append(time.process_time() - started)
         return found
@@ -90,7 +91,7 @@ def peers(waveforms: np.ndarray, draws: Sequence[dict]) -> Iterator[dict[str, Ti
         pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, env=environment, **pipe) as worker:
             versions = json.loads(worker.stdout.readline())["versions"]
-            yield {f"{name} {versions[name]}": _ask(worker, name) for name in PEERS}
+            yield {f"{name} {version}": _ask(worker, name) for name, version in versions.items()}
             worker.stdin.close()
 
 
@@ -125,33 +126,35 @@ def section(found: dict[str, np.ndarray], *, title: str, claim: str) -> Section:
     """Tell a sample's cost: each draw's median over the rounds, averaged over the draws."""
     each = {name: 1e3 * np.median(seconds, axis=0) for name, seconds in found.items()}
     mean = {name: float(values.mean()) for name, values in each.items()}
-    fastest = next(name for name in mean if name.startswith(FASTEST_PEER))
+    peer = next(name for name in mean if name.startswith(FASTEST_PYTHON))
+    shares = ", ".join(f"{name} {mean[name]:.2f} ms, {mean[peer] / mean[name]:.1f} times cheaper" for name in OURS)
     return Section(
         title=title,
         claim=claim,
-        columns=("method", "ms a sample", "draws, 10 to 90 %", "samples/s a core", "time against ours"),
+        columns=(
+            "method", "ms a sample", "draws, 10 to 90 %", "samples/s a core", *(f"{one} is cheaper" for one in OURS),
+        ),
         rows=[
             (
                 name, figure(mean[name]), " to ".join(figure(v) for v in np.percentile(values, (10, 90))),
-                figure(1e3 / mean[name]), f"{mean[name] / mean[OURS]:.1f}x",
+                figure(1e3 / mean[name]), *(f"{mean[name] / mean[one]:.1f}x" for one in OURS),
             )
             for name, values in each.items()
         ],
-        summary=f"One pass of ours takes {mean[OURS]:.2f} ms; {fastest} takes {mean[fastest] / mean[OURS]:.1f}x that.",
+        summary=f"{shares} than {peer}.",
     )  # fmt: skip
 
 
 def run() -> list[Section]:
-    """Measure both orders."""
+    """Measure both orders, then the parts."""
     if not PYTHON.exists():
         raise SystemExit(f"{PYTHON} is missing: `make bench` makes it from benchmarks/requirements-peers.txt")
     harness.one_thread()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the peers' process inherits it
+    harness.one_core()  # the peers' process inherits it
     waveforms = load_waveforms()
     draws = make_draws(waveforms, sample_rate=16_000)
     with peers(waveforms, draws) as others:
-        timers = {OURS: ours(waveforms, draws), **others}
+        timers = {name: ours(waveforms, draws, engine=engine) for name, engine in OURS.items()} | others
         for timer in timers.values():
             timer(range(8))  # compiled, warm
         hot, cold = together(timers), apart(timers)
@@ -160,6 +163,7 @@ def run() -> list[Section]:
     return [
         section(hot, title="Back to back", claim=f"{what}Each method does all its draws at once."),
         section(cold, title="Alternating", claim=f"{what}Each draw is done by all methods in turn: cold caches."),
+        *(parts.section(waveforms, draws, engine=engine) for engine in OURS.values()),
     ]
 
 

@@ -102,6 +102,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def one_core() -> None:
+    """Keep this process, and those that it starts, to one core, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def notes() -> Path:
     """Return notes in NSynth's layout: `make demo`'s if it has made them, else 300, rendered once."""
     if (DEMO_NOTES / "nsynth-test" / "examples.json").is_file():

@@ -8,6 +8,7 @@ Every method gets just the input that its crop needs, mono float32, and returns 
 Seconds are the processor's.
 """
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -18,6 +19,7 @@ import audiomentations
 import librosa
 import numpy as np
 import python_stretch
+import soundtouch
 
 SAMPLE_RATE = 16_000
 
@@ -47,6 +49,13 @@ def librosa_both(piece: np.ndarray, *, semitones: float, speed: float) -> np.nda
 
 
 METHODS = {"python-stretch": signalsmith, "audiomentations": audiomentations_both, "librosa": librosa_both}
+VERSIONS = {name: importlib.metadata.version(name) for name in METHODS}
+
+if soundtouch.version():  # optional: Debian's, not PyPI's
+    METHODS["SoundTouch"], VERSIONS["SoundTouch"] = (
+        functools.partial(soundtouch.stretch, soundtouch.start(SAMPLE_RATE)),
+        soundtouch.version(),
+    )
 
 
 def timed(method, waveform: np.ndarray, draw: dict) -> tuple[float, np.ndarray]:
@@ -65,7 +74,7 @@ def main() -> None:
     with open(sys.argv[2]) as file:  # noqa: PTH123
         draws = json.load(file)
     answer, sys.stdout = sys.stdout, sys.stderr  # what a library prints isn't an answer
-    print(json.dumps({"versions": {n: importlib.metadata.version(n) for n in METHODS}}), file=answer, flush=True)
+    print(json.dumps({"versions": VERSIONS}), file=answer, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         method, chosen = METHODS[asked["method"]], [draws[i] for i in asked["draws"]]

@@ -71,6 +71,13 @@ def test_equals_librosa_within_a_thousandth_of_a_decibel(options, rate):
         assert off.max() < 2e-2, "bands far down hold float32's rounding of the loudest bin"
 
 
+@pytest.mark.parametrize("options", [{}, {"win_length": 801, "hop_length": 123}, {"n_fft": 511, "n_mels": 16}])
+def test_powers_are_torchaudios(options):
+    mel, waves = LogMel(MelConfig(**options), sample_rate=RATE), notes(3)
+    expected = mel.spectrogram(waves)
+    torch.testing.assert_close(mel._bands(waves), expected, rtol=1e-4, atol=float(expected.max()) * 1e-7)
+
+
 def test_a_fixed_reference_keeps_loudness_and_a_network_gets_its_mean_and_std():
     waves = notes(2)
     fixed = LogMel(MelConfig(reference="fixed"), sample_rate=RATE)
