@@ -53,15 +53,10 @@ def find_onsets(
 
 
 def place(piece: NDArray[np.float32], layout: Layout) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return where the input frames start in a layout's piece, and which of them no onset holds, (frames,) each.
-
-    They are made even in number, since two are transformed as one; what that adds lies behind the output's end.
-    """
-    count = layout.frames + layout.frames % 2
-    starts, free = np.empty(count, np.int64), np.zeros(count, np.bool_)
+    """Return where the input frames start in a layout's piece, and which of them no onset holds, (frames,) each."""
+    starts, free = np.empty(layout.frames, np.int64), np.empty(layout.frames, np.bool_)
     begin = layout.origin - layout.first
-    place_frames(piece, begin, layout.overlap, layout.step, layout.hop, layout.speed, starts[: layout.frames], free)
-    starts[layout.frames :] = starts[layout.frames - 1]
+    place_frames(piece, begin, layout.overlap, layout.step, layout.hop, layout.speed, starts, free)
     return starts, free
 
 

@@ -128,11 +128,11 @@ def render_rows(source: Source, batch: Rows) -> None:
     batch.waveform = (
         np.empty(shape, np.float32) if batch.out is None else batch.out[: shape[0] * shape[1]].reshape(shape)
     )
-    rows = zip(batch.rows, batch.views, batch.lengths, _names(source, batch), batch.waveform, strict=True)
-    for i, (row, view, length, name, out) in enumerate(rows):
+    batch.semitones = [0.0] * len(batch.rows)
+    rows = zip(batch.rows, batch.views, batch.lengths, batch.waveform, strict=True)
+    for i, (row, view, length, out) in enumerate(rows):
         # what is repeated is sound too
         batch.valid.append(len(out) if source.pad == "repeat" else valid_length(view, note_length=length))
-        batch.semitones.append(0.0)
         store = source.stores[batch.packs[i]]
         try:
             ratio = render_row(store, row, view, out=out, verify=source.verify_reads, seconds=batch.seconds)
@@ -142,13 +142,24 @@ def render_rows(source: Source, batch: Rows) -> None:
             out[:] = 0
             batch.masked[i] = describe(store, row, what=str(error))
             continue
-        started = time.perf_counter()
-        batch.semitones[i] = 12 * math.log2(ratio)
-        if source.pad == "repeat":
-            play_again(out, valid_length(view, note_length=length))
-        apply_effects(out, view, valid=batch.valid[i])
-        run_transforms(source.transforms, out, name=name, sample_rate=store.pack.sample_rate)
-        batch.seconds["augment"] += time.perf_counter() - started
+        if ratio != 1:
+            batch.semitones[i] = 12 * math.log2(ratio)
+        if source.transforms or source.pad == "repeat" or not view.is_plain:
+            change_row(source, batch, i)
+
+
+def change_row(source: Source, batch: Rows, i: int) -> None:
+    """Repeat a rendered row if it is to be, then run effects and the user's transforms on it, in place."""
+    assert batch.waveform is not None, "it is rendered"
+    started, out, view = time.perf_counter(), batch.waveform[i], batch.views[i]
+    if source.pad == "repeat":
+        play_again(out, valid_length(view, note_length=batch.lengths[i]))
+    apply_effects(out, view, valid=batch.valid[i])
+    if source.transforms:
+        name = (source.seed, batch.epochs[i], batch.packs[i], batch.keys[i], batch.repeats[i])
+        sample_rate = source.stores[batch.packs[i]].pack.sample_rate
+        run_transforms(source.transforms, out, name=name, sample_rate=sample_rate)
+    batch.seconds["augment"] += time.perf_counter() - started
 
 
 def render_row(

@@ -24,7 +24,7 @@ from streaming.layout import Engine, Layout, check_waveform, lay_out
 from streaming.phases import lock_phases
 from streaming.scratch import as_floats, cut_piece, hann, workspace
 
-FRAMES = 28  # frames that are worked on at a time, an even number: their transforms fit into a core's second cache
+FRAMES = 28  # frames that are worked on at a time: their transforms fit into a core's second cache
 
 
 def render(

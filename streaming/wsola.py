@@ -28,6 +28,8 @@ def render_piece(piece: NDArray[np.float32], layout: Layout, output: NDArray[np.
     starts, free = place(piece, layout)
     move_frames(piece, layout.step, starts, free)
     even, odd = starts[::2].copy(), starts[1::2].copy()
+    if len(odd) < len(even):  # the last frame's other half lies behind the output's end
+        odd = np.append(odd, starts[-1])
     window_in, gain = hann(size_in), np.float32(1 / size_in)  # at two-fold overlap Hann windows add up to 1
     output[:] = 0
     for m in range(0, len(even), PAIRS):
