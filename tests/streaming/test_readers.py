@@ -224,10 +224,11 @@ def shared_memory() -> set[Path]:
 
 
 RANK = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.streaming.test_readers import endless, make
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts by & ignores it
     loader = make(Path(sys.argv[1]), readers=2)
     batches = endless(loader)
     next(batches)
