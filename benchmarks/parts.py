@@ -77,7 +77,7 @@ def wsola_steps(waveform: np.ndarray, layout: Layout, output: np.ndarray) -> dic
     wsola.move_frames(piece, layout.step, starts, free)
     laps.lap("move_frames")
     size_in, size_out = layout.overlap * layout.step, layout.overlap * layout.hop
-    even, odd, window_in = starts[::2].copy(), starts[1::2].copy(), hann(size_in)
+    (even, odd), window_in = wsola.pair(starts), hann(size_in)
     output[:] = 0
     for m in range(0, len(even), wsola.PAIRS):
         some = len(even[m : m + wsola.PAIRS])
@@ -100,9 +100,9 @@ def wsola_steps(waveform: np.ndarray, layout: Layout, output: np.ndarray) -> dic
 def transforms(layout: Layout, *, engine: Engine) -> float:
     """Return the seconds of a sample's transforms with nothing between them: the floor."""
     size_in, size_out = layout.overlap * layout.step, layout.overlap * layout.hop
-    count, most = layout.frames + layout.frames % 2, vocoder.FRAMES
+    count, most = layout.frames, vocoder.FRAMES
     if engine == "wsola":
-        count, most = count // 2, wsola.PAIRS
+        count, most = -(-count // 2), wsola.PAIRS
     chunks = [min(most, count - m) for m in range(0, count, most)]
     wide = size_out // 2 + 1 if engine == "vocoder" else size_out
     works = [workspace(some, size_in, some, wide) for some in chunks]

@@ -21,7 +21,8 @@ from streaming.batch import Batch, Masked
 from streaming.decode import header_of
 from streaming.pipeline import Task, read_here
 from streaming.readers import Readers
-from streaming.stages import OnBadRow, cut, describe
+from streaming.rendering import cut
+from streaming.stages import OnBadRow, describe
 from streaming.store import Remote, Store
 from streaming.world import World
 

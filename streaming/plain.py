@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streaming.frames import AFTER, BEFORE, BLOCK, FLOOR, PER_BEFORE
 from streaming.layout import SEARCH, Layout
-
-BLOCK, AFTER, BEFORE, RISE, FLOOR = 64, 4, 12, 8.0, 1e-8  # see streaming.frames
 
 
 def render(piece: NDArray[np.float32], layout: Layout, output: NDArray[np.float32]) -> None:
@@ -62,7 +61,7 @@ def _onsets(waveform: torch.Tensor, layout: Layout) -> list[int]:
     gap = math.ceil(layout.overlap * max(layout.step, layout.hop * layout.speed))
     found, b = [], BEFORE
     while b + AFTER <= len(energy):
-        threshold = RISE * float(energy[b - BEFORE : b].mean()) + FLOOR
+        threshold = float(PER_BEFORE) * float(energy[b - BEFORE : b].sum()) + float(FLOOR)
         if energy[b] > threshold and energy[b : b + AFTER].mean() > threshold:
             loud = waveform[b * BLOCK : (b + 1) * BLOCK - 1].square() >= threshold
             found.append(b * BLOCK + (int(loud.int().argmax()) if loud.any() else BLOCK - 1))

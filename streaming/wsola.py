@@ -27,9 +27,7 @@ def render_piece(piece: NDArray[np.float32], layout: Layout, output: NDArray[np.
     size_in, size_out = layout.overlap * layout.step, layout.overlap * layout.hop
     starts, free = place(piece, layout)
     move_frames(piece, layout.step, starts, free)
-    even, odd = starts[::2].copy(), starts[1::2].copy()
-    if len(odd) < len(even):  # the last frame's other half lies behind the output's end
-        odd = np.append(odd, starts[-1])
+    even, odd = pair(starts)
     window_in, gain = hann(size_in), np.float32(1 / size_in)  # at two-fold overlap Hann windows add up to 1
     output[:] = 0
     for m in range(0, len(even), PAIRS):
@@ -39,6 +37,12 @@ def render_piece(piece: NDArray[np.float32], layout: Layout, output: NDArray[np.
         resize(as_floats(torch.fft.fft(frames.tensor)), layout.bins, resized.floats)
         grains = torch.fft.ifft(resized.tensor, norm="forward")
         add_pairs(as_floats(grains), gain, layout.hop, (2 * m + 1 - layout.overlap) * layout.hop, output)
+
+
+def pair(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return frames' starts two by two, for two are transformed as one; a last one's other lies behind the output."""
+    even, odd = starts[::2].copy(), starts[1::2]
+    return even, np.append(odd, starts[len(starts) - 1 :]) if len(odd) < len(even) else odd.copy()
 
 
 @compiled("contract")

@@ -4,9 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-import torch
 
-from streaming import vocoder
 from tests.streaming import quality, r3, sounds
 
 # Median and 90 % of notes, dB to R3; median and worst of tones, dB; ms; dB
@@ -14,15 +12,6 @@ MEL = {"vocoder": (0.41, 1.0), "wsola": (0.46, 1.15)}
 PARTIALS = {"vocoder": (51, 30), "wsola": (45, 30)}
 RISE_MS = {"vocoder": 6.7, "wsola": 5.0}
 PRE_ECHO = {"vocoder": -33, "wsola": -90}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    vocoder.warm_up()
-    yield
-    torch.set_num_threads(threads)
 
 
 @functools.cache

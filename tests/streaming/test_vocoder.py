@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 
 from streaming import layout, vocoder
 
@@ -13,15 +12,6 @@ RATE = 16_000
 TIME = np.arange(4 * RATE) / RATE
 both_engines = pytest.mark.parametrize("engine", ["vocoder", "wsola"])
 WINDOWS = [(-6.0, 1.0), (-4.0, 0.8), (-1.3, 1.25), (0.0, 1.1), (0.7, 0.9), (4.0, 1.25), (4.0, 0.8), (6.0, 1.0)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    vocoder.warm_up()
-    yield
-    torch.set_num_threads(threads)
 
 
 def ratio_of(semitones):
