@@ -27,7 +27,7 @@ class Batch:
     waveform (rows, time) float32 in [-1, 1]; label (rows,) int64; length (rows,) int64, samples before padding;
     weight (rows,) float32, 0 for a masked row; semitones (rows,) float32, by how much the pitch was really moved;
     draws (rows, count) float32 in [0, 1), each row's own, for what is drawn on the device;
-    key: each row's; cursor: where the global batch begins;
+    key: each row's; cursor: where the global batch begins; is_padded: whether a row is shorter than its waveform;
     row, pack: each row's number in its pack, and that pack's; seconds: what it took to make, by name; masked: rows
     that can't be read.
     """
@@ -40,6 +40,7 @@ class Batch:
     draws: torch.Tensor
     key: tuple[str, ...]
     cursor: int
+    is_padded: bool = False
     row: tuple[int, ...] = ()
     pack: tuple[int, ...] = ()
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)

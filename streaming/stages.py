@@ -186,6 +186,7 @@ def collate(source: Source, batch: Rows) -> Batch:
         draws=torch.from_numpy(_draw(source, batch)),
         key=tuple(batch.keys),
         cursor=batch.cursor,
+        is_padded=min(batch.valid, default=source.length) < source.length,
         row=tuple(batch.rows),
         pack=tuple(batch.packs),
         seconds=batch.seconds,

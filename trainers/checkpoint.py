@@ -1,10 +1,11 @@
 """checkpoint: a run's state -> a folder that is whole or not there. Weights as safetensors; nothing is unpickled.
 
-    checkpoints/last/   model.safetensors  training.pt (optimizer)  state.json (cursor, classes, ...)  manifest.json
-    checkpoints/best/   the same, of the best validation so far
+    checkpoints/last/          model.safetensors  training.pt (optimizer)  state.json (cursor, ...)  manifest.json
+    checkpoints/last-before/   the one before, for when the last is damaged later
+    checkpoints/best/          the best validation so far
 
-A checkpoint is written beside its place and renamed into it, the one before it only then removed; manifest.json, with
-every file's size and hash, is written last. So a kill at any moment leaves one whole: restore takes the newest.
+A checkpoint is written beside its place and renamed into it, the one before it kept; manifest.json, with every file's
+size and hash, is written last. So a kill at any moment leaves one whole: restore takes the newest.
 """
 
 import io
@@ -28,7 +29,7 @@ MANIFEST, MODEL, TRAINING, STATE = "manifest.json", "model.safetensors", "traini
 def save_checkpoint(
     folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Write FOLDER anew; the old one stands until the new one is whole."""
+    """Write FOLDER anew; the old one stands until the new one is whole, and then beside it."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -52,27 +53,30 @@ def save_checkpoint(
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Make TARGET the same checkpoint as SOURCE; its files are links where the disk can link."""
+    """Make TARGET the same checkpoint as SOURCE; its files are links where the disk can link. None is kept."""
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(source, fresh, copy_function=_link)
     _take_place(fresh, target)
+    shutil.rmtree(_before(target), ignore_errors=True)
 
 
 def _take_place(fresh: Path, folder: Path) -> None:
-    """Rename a whole checkpoint into its place; the one before goes last."""
-    old = folder.with_name(f".{folder.name}.old")
+    """Rename a whole checkpoint into its place, and the one there into the place of the one before."""
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
+        shutil.rmtree(_before(folder), ignore_errors=True)
+        folder.rename(_before(folder))
     fresh.rename(folder)
     sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _before(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-before")
 
 
 def newest(folder: Path) -> Path | None:
-    """Find the newest whole checkpoint that stands at FOLDER or was left beside it by a kill; None where none is."""
-    places = (folder, folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old"))
+    """Find the newest whole checkpoint that stands at FOLDER or beside it; None where none is."""
+    places = (folder, folder.with_name(f".{folder.name}.new"), _before(folder))
     whole = [place for place in places if is_whole(place)]
     return max(whole, key=lambda place: read_state(place)["cursor"], default=None)
 
@@ -102,6 +106,11 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in (MODEL, TRAINING, STATE)}
 
 
+def state_of(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Return the state among a checkpoint's files."""
+    return json.loads(files[STATE])
+
+
 def restore_model(files: Mapping[str, bytes], model: torch.nn.Module) -> dict[str, Any]:
     """Put a checkpoint's weights into a model, and return its state.
 
@@ -112,7 +121,7 @@ def restore_model(files: Mapping[str, bytes], model: torch.nn.Module) -> dict[st
         model.load_state_dict(safetensors.torch.load(files[MODEL]))
     except RuntimeError as error:
         raise UsageError("the checkpoint holds weights of another network: take the run's own config") from error
-    return json.loads(files[STATE])
+    return state_of(files)
 
 
 def restore(files: Mapping[str, bytes], *, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

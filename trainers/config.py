@@ -73,6 +73,14 @@ class TrainConfig:
     """DataLoader processes a rank; 0 reads in the training process. Chosen from the cores unless given."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto takes cuda, else mps, else cpu."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """What the network computes in; auto takes bfloat16 on cuda that has it, else float32. The mel stays float32."""
+    micro_batch: int | None = None
+    """Rows that a rank puts through the network at once; its share of the batch in pieces, where memory is short."""
+    compile: bool = False
+    """Let torch.compile make the network faster; the first step takes a minute longer."""
+    init_from: str | None = None
+    """Weights to begin with: timm (its hub's), a .safetensors file, or a run (folder or URL: its best checkpoint)."""
     local: bool = False
     """Train in this process, without Ray; torchrun's processes do so without being told."""
     address: str | None = None
@@ -98,7 +106,7 @@ class TrainConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "world_size", "log_every", "limit", "lanes", "window"):
+        for name in ("epochs", "batch_size", "world_size", "log_every", "limit", "lanes", "window", "micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")

@@ -21,7 +21,7 @@ from trainers.optim import one_cycle
 from trainers.run import Run
 from trainers.session import Session
 from trainers.step import train_step
-from trainers.training import Training, close, save, say, set_up
+from trainers.training import Training, close, save, say, set_up, unfreeze_if_due
 
 GO, SAVE, STOP = "go", "save", "stop"
 STAGES = ("read", "decode", "augment", "copy")  # seconds of this rank, all its readers together
@@ -34,10 +34,12 @@ def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
         if training.loader.cursor:
             say(training, f"going on at step {training.loader.cursor // config.batch_size:,} of {training.steps:,}")
         while training.loader.cursor < training.total and not training.stopped:
+            unfreeze_if_due(training)
             _run_epoch(training)
             if not training.stopped:
                 _end_epoch(training)
                 training.stopped = _decide(training) == STOP
+        training.uploads.wait()
         if training.loader.cursor < training.total:
             say(training, f"stopped at row {training.loader.cursor:,}: go on with --resume {run.name}")
         return training.loader.cursor >= training.total
@@ -48,7 +50,7 @@ def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
 def _run_epoch(training: Training) -> None:
     """Take the steps whose first row lies in this epoch."""
     config, session, epoch = training.config, training.session, training.loader.epoch
-    sums, rows, clock = torch.zeros(2, dtype=torch.float64, device=session.device), 0, Clock()
+    sums, rows, steps, clock = torch.zeros(3, dtype=torch.float64, device=session.device), 0, 0, Clock()
     masked: list[Masked] = []
     for batch in training.loader:
         clock.add(batch.seconds)
@@ -57,16 +59,18 @@ def _run_epoch(training: Training) -> None:
         result = train_step(
             training.learner, batch, batch_size=config.batch_size, world_size=session.world.world_size, lr=lr
         )
-        sums += torch.stack([result.loss, result.correct])  # stays on the device: reading it would wait for the step
-        rows += len(batch.key)
+        sums += torch.stack(
+            [result.loss, result.correct, result.grad_norm]
+        )  # stays on the device: reading it would wait for the step
+        rows, steps = rows + len(batch.key), steps + 1
         step = training.loader.cursor // config.batch_size
         if training.rows is not None:
             training.rows.write(batch, step=step)
         if step % config.log_every == 0 or training.loader.epoch != epoch:
-            counted = torch.cat([sums, sums.new_tensor([rows, len(masked)])])
+            counted = torch.cat([sums, sums.new_tensor([rows, len(masked), steps])])
             _log_step(training, batch, step=step, sums=counted, clock=clock, lr=lr, masked=masked)
             sums.zero_()
-            rows, masked = 0, []
+            rows, steps, masked = 0, 0, []
             # not at an epoch's last step: a checkpoint past the border would leave its validation out for ever
             if training.loader.epoch == epoch and _save_or_stop(training):
                 return
@@ -76,12 +80,14 @@ def _log_step(
     training: Training, batch: Batch, *, step: int, sums: torch.Tensor, clock: Clock, lr: float, masked: list[Masked]
 ) -> None:
     """Write the line of the steps since the last one, over all ranks."""
-    loss, correct, rows, bad = training.session.sum(sums).tolist()
+    loss, correct, grad_norm, rows, bad, steps = training.session.sum(sums).tolist()
     training.masked += int(bad)
     told = training.session.gather(masked) if bad else []  # all ranks know the sum, so all are here
     seconds = clock.read()
-    if not math.isfinite(loss):
-        raise DataError(f"train/loss is {loss} at step {step} (from row {batch.cursor}): lower --optim.lr and --resume")
+    for name, value in (("loss", loss), ("grad_norm", grad_norm)):  # before anything is saved
+        if not math.isfinite(value):
+            told = f"train/{name} is {value} at step {step} (from row {batch.cursor})"
+            raise DataError(f"{told}: lower --optim.lr and --resume")
     if training.journal is None:
         return
     record = {
@@ -94,6 +100,7 @@ def _log_step(
         "train/wait_share": seconds.get("wait", 0.0) / seconds["total"],
         **{f"train/{name}_seconds": seconds[name] for name in STAGES if name in seconds},
         "train/masked": training.masked,
+        "train/grad_norm": grad_norm / steps,  # all ranks know the same, and count it
         "train/lr": lr,
     }
     training.journal.record(record)

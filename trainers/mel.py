@@ -1,6 +1,7 @@
 """mel: waveform batch -> log-mel batch, on each rank's device. Any parameter can change without touching a shard."""
 
 import dataclasses
+import itertools
 import warnings
 from typing import Literal
 
@@ -86,8 +87,9 @@ class LogMel(torch.nn.Module):
     """Log-mel spectrogram in dB below each note's own maximum, or as it is, floored and scaled to 0..1.
 
     (batch, time) float32 -> (batch, 1, n_mels, frames) float32, frames = time // hop_length + 1. What is shorter than
-    a frame's n_fft is silence from its end to there. A note's picture doesn't depend on its neighbours; exact silence
-    gives finite values and gradients. Runs outside autocast.
+    a frame's n_fft is silence from its end to there. A note's picture doesn't depend on its neighbours, and with its
+    length not on what follows its end; exact silence gives finite values and gradients. Runs outside autocast, in
+    float32, or in float64 after `double()`.
 
     Raises:
         UsageError: f_max lies above half the sample rate, or a band is narrower than a transform tells apart.
@@ -126,18 +128,30 @@ class LogMel(torch.nn.Module):
         assert isinstance(bands, torch.Tensor), "torchaudio's own"
         self.register_buffer("pairs", bands.repeat_interleave(2, dim=0), persistent=False)
 
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Return the log-mel of each note."""
+    def forward(self, waveform: torch.Tensor, length: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the log-mel of each note; with `length`, (batch,) samples, what follows a note's end is silence."""
         if waveform.shape[1] < self.config.n_fft:  # a reflected edge needs half a frame to reflect
             waveform = functional.pad(waveform, (0, self.config.n_fft - waveform.shape[1]))
         with torch.autocast(waveform.device.type, enabled=False):
-            if waveform.device.type == "cpu" and len(waveform) > CPU_ROWS:
-                return torch.cat([self._log_mel(rows) for rows in waveform.float().split(CPU_ROWS)])
-            return self._log_mel(waveform.float())
+            waveform = waveform.to(self.pairs.dtype)
+            rows = CPU_ROWS if waveform.device.type == "cpu" else max(1, len(waveform))
+            lengths = itertools.repeat(None) if length is None else length.split(rows)
+            pictures = [self._log_mel(*part) for part in zip(waveform.split(rows), lengths, strict=False)]
+            return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
 
-    def _log_mel(self, waveform: torch.Tensor) -> torch.Tensor:
+    def sounding_frames(self, length: torch.Tensor) -> torch.Tensor:
+        """Return how many frames, (batch,), notes of these lengths have alone."""
+        return length.clamp(min=self.config.n_fft) // self.config.hop_length + 1
+
+    def _log_mel(self, waveform: torch.Tensor, length: torch.Tensor | None) -> torch.Tensor:
         config = self.config
-        bands = self._bands(waveform).clamp(min=POWER_FLOOR ** (config.power / 2))
+        if length is not None:
+            waveform = _reflect_ends(waveform, length.clamp(min=config.n_fft), reach=config.n_fft // 2)
+        bands = self._bands(waveform)
+        if length is not None:
+            frame = torch.arange(bands.shape[-1], device=bands.device)
+            bands = bands.masked_fill(frame >= self.sounding_frames(length)[:, None, None], 0)
+        bands = bands.clamp(min=POWER_FLOOR ** (config.power / 2))
         level = (20 / config.power) * torch.log10(bands)
         if config.reference == "note":
             # amax, not AmplitudeToDB(top_db): that takes one maximum over the whole batch
@@ -163,3 +177,10 @@ class LogMel(torch.nn.Module):
         frames = padded.unfold(-1, size, self.config.hop_length) * functional.pad(made.window, edge)
         parts = torch.view_as_real(torch.fft.rfft(frames)).flatten(-2).square()
         return (parts @ self.pairs).transpose(1, 2)
+
+
+def _reflect_ends(waveform: torch.Tensor, length: torch.Tensor, *, reach: int) -> torch.Tensor:
+    """Put each note's mirror image behind its end, as far as frames reach: the edge that a note alone is given."""
+    place = torch.arange(waveform.shape[1], device=waveform.device)
+    past = place - (length[:, None] - 1)
+    return waveform.gather(1, torch.where((past > 0) & (past <= reach), place - 2 * past, place))

@@ -1,10 +1,15 @@
-"""model: a timm name -> a classifier of one-channel pictures, the same weights for the same seed."""
+"""model: a name -> a classifier of one-channel pictures, the same weights for the same seed."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 
 from shards.errors import UsageError
+from trainers.named import find
+
+NORMS = {"group": "groupnorm", "group1": "groupnorm1"}  # by timm's names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,15 +17,55 @@ class ModelConfig:
     """Which network looks at the mel."""
 
     name: str = "resnet18"
-    """A model of timm's, by name."""
+    """A model of timm's, or package.module:function, which is called with num_classes= and returns a module."""
+    norm: Literal["group", "group1"] | None = None
+    """GroupNorm of 32 groups or of one instead of BatchNorm, which sees each rank's rows only."""
+
+    def __post_init__(self) -> None:
+        if self.norm is not None and self.norm not in NORMS:
+            raise UsageError(f"model norm must be {' or '.join(NORMS)}, got {self.norm!r}: leave it out for the usual")
+        if self.norm and self.is_own:
+            raise UsageError(f"model norm {self.norm!r} is for timm's models, got {self.name!r}: build it in there")
+
+    @property
+    def is_own(self) -> bool:
+        """Tell whether the model is a function of the user's."""
+        return ":" in self.name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What timm's create_model is given beside name and classes."""
+        return {"in_chans": 1} | ({"norm_layer": NORMS[self.norm]} if self.norm else {})
 
 
 def build_model(config: ModelConfig, *, num_classes: int, seed: int) -> torch.nn.Module:
     """Build the network: (batch, 1, n_mels, frames) -> (batch, num_classes).
 
     Raises:
-        UsageError: timm has no model of that name.
+        UsageError: timm has no model of that name or not with that norm, or the function can't be had.
     """
+    make = find_own(config.name) if config.is_own else _timm(config)
+    with torch.random.fork_rng(devices=[]):  # weights are drawn from the global generator: lent, then given back
+        torch.manual_seed(seed)
+        model = make(num_classes=num_classes)
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"model {config.name!r} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def find_own(name: str) -> Callable[..., Any]:
+    """Import a function that makes a model.
+
+    Raises:
+        UsageError: it can't be imported, or isn't callable.
+    """
+    found = find(name, what="model")
+    if not callable(found):
+        raise UsageError(f"model {name!r} must be a callable (num_classes=) -> module, got {type(found).__name__}")
+    return found
+
+
+def _timm(config: ModelConfig) -> Callable[..., torch.nn.Module]:
     import timm  # here: 3 s that `--help` and a mistyped option needn't wait for
 
     if not timm.is_model(config.name):
@@ -29,6 +74,16 @@ def build_model(config: ModelConfig, *, num_classes: int, seed: int) -> torch.nn
             f"model must be one of timm's, got {config.name!r}: "
             + (f"near are {', '.join(near)}" if near else "see timm.list_models()")
         )
-    with torch.random.fork_rng(devices=[]):  # timm draws weights from the global generator: lent, then given back
-        torch.manual_seed(seed)
-        return timm.create_model(config.name, in_chans=1, num_classes=num_classes)
+
+    def make(*, num_classes: int) -> torch.nn.Module:
+        try:
+            return timm.create_model(config.name, num_classes=num_classes, **config.arguments)
+        except (TypeError, ValueError, AssertionError) as error:
+            if config.norm is None:
+                raise
+            told = " ".join(str(error).split())
+            raise UsageError(
+                f"model {config.name} can't be had with norm {config.norm} ({told}): take the other of group and group1"
+            ) from error
+
+    return make

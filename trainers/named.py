@@ -1,4 +1,4 @@
-"""named: names of your own transforms, package.module:attribute -> the callables, imported where they're needed.
+"""named: what is the user's own, package.module:attribute -> the thing itself, imported where it's needed.
 
 A run's config holds names, so it can be written down, repeated and sent to other machines; each rank imports for
 itself. The folder that a command is started in is among the places that are looked in.
@@ -19,19 +19,28 @@ def load_transforms(names: Sequence[str]) -> tuple[Transform, ...]:
     Raises:
         UsageError: one can't be had, or isn't callable; it is named.
     """
-    return tuple(map(_load, names))
+    return tuple(map(_load_transform, names))
 
 
-def _load(name: str) -> Any:
+def find(name: str, *, what: str) -> Any:
+    """Import what stands at package.module:attribute; errors call it a `what`.
+
+    Raises:
+        UsageError: it can't be had.
+    """
     module, _, attribute = name.partition(":")
     try:
-        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+        return reduce(getattr, attribute.split("."), importlib.import_module(module))
     except Exception as error:  # a module raises whatever it raises
         told = " ".join(str(error).split())
         raise UsageError(
-            f"transform {name!r} can't be imported ({type(error).__name__}: {told}): "
+            f"{what} {name!r} can't be imported ({type(error).__name__}: {told}): "
             "name it package.module:attribute, and start where Python finds it or set PYTHONPATH"
         ) from error
+
+
+def _load_transform(name: str) -> Any:
+    found = find(name, what="transform")
     if not callable(found) or isinstance(found, type):
         kind = "a class" if isinstance(found, type) else type(found).__name__
         raise UsageError(

@@ -22,8 +22,12 @@ class OptimConfig:
     """Share of each target spread over all classes."""
     clip_norm: float = 5.0
     """Gradients longer than this are cut to it."""
+    frozen_epochs: int = 0
+    """Passes in which only the last layer learns: a warm-up for a body that --init-from has brought."""
 
     def __post_init__(self) -> None:
+        if self.frozen_epochs < 0:
+            raise UsageError(f"optim frozen_epochs must not be negative, got {self.frozen_epochs}: 0 freezes nothing")
         for name, low, high in (("lr", 0, 10), ("weight_decay", 0, 10), ("warmup", 0, 1), ("label_smoothing", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"optim {name} must lie in {low}..{high}, got {getattr(self, name)}")

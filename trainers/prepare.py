@@ -12,9 +12,11 @@ from streaming.device import choose_device
 from streaming.windows import Reach, find_reach, with_reach
 from trainers.config import TrainConfig
 from trainers.data import Data, open_data
+from trainers.head import freeze_body
 from trainers.model import build_model
 from trainers.named import load_transforms
 from trainers.run import Run, begin_run, resume_run
+from trainers.weights import init_from
 
 MOST_READERS = 8
 
@@ -48,7 +50,7 @@ def prepare(config: TrainConfig) -> Prepared:
     found = resume_run(config) if config.resume else None
     config = found[1] if found else config
     data = open_data(config)
-    build_model(config.model, num_classes=2, seed=0)
+    _check_model(config, data, is_new=not found)
     load_transforms(config.transforms)
     if config.world_size is not None and config.batch_size < config.world_size:
         raise UsageError(f"batch_size must be at least world_size ({config.world_size}), got {config.batch_size}")
@@ -59,6 +61,15 @@ def prepare(config: TrainConfig) -> Prepared:
     run, config = (found[0], config) if found else begin_run(config, fingerprints=fingerprints)
     run.forget_stop()
     return Prepared(run=run, config=config, steps=-(-config.epochs * order.span // config.batch_size))
+
+
+def _check_model(config: TrainConfig, data: Data, *, is_new: bool) -> None:
+    """Build the network once from here: what is wrong with it is told before a rank is started."""
+    model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
+    if config.optim.frozen_epochs:
+        freeze_body(model)
+    if config.init_from and is_new:
+        init_from(config.init_from, model, config=config.model, classes=data.classes)
 
 
 def _reach(config: TrainConfig, data: Data) -> Reach | None:

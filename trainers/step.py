@@ -1,12 +1,21 @@
-"""step: a batch -> moved weights. The loss is weighted so that W ranks of uneven shares give the batch's mean."""
+"""step: a batch -> moved weights. The loss is weighted so that W ranks of uneven shares give the batch's mean.
 
+A share that is too large for the rank's memory goes through in pieces, whose gradients add up; ranks meet once a step,
+over the last piece. Nothing here waits for the device: what a step found is read on logging steps.
+"""
+
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch.nn import functional
 
 from streaming.batch import Batch
+from trainers.head import train_mode
 from trainers.masks import MaskConfig, mask
+from trainers.mel import LogMel
+from trainers.network import Pooled
 from trainers.optim import OptimConfig, set_lr
 
 
@@ -14,22 +23,29 @@ from trainers.optim import OptimConfig, set_lr
 class Learner:
     """What a step changes: the network behind its mel, as one rank runs it."""
 
-    mel: torch.nn.Module
+    mel: LogMel
     masks: MaskConfig
-    silence: float
-    """What silence is in mel's pictures."""
-    model: torch.nn.Module
-    """Wrapped by DDP where there are several ranks."""
+    model: Pooled
+    network: torch.nn.Module
+    """The model as it is called: compiled where that is asked for, wrapped by DDP where there are several ranks."""
     optimizer: torch.optim.Optimizer
     config: OptimConfig
+    dtype: torch.dtype = torch.float32
+    """What the network computes in: bfloat16 is autocast, float64 is meant."""
+    micro_batch: int | None = None
+    """Rows that go through at once; all of the share unless given."""
+    frozen: bool = False
+    """Whether only the head learns."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """One rank's sums over its rows; tensors on the device, read on logging steps only."""
+    """One rank's sums over its rows, and its gradient's length; tensors on the device, read on logging steps only."""
 
     loss: torch.Tensor
     correct: torch.Tensor
+    grad_norm: torch.Tensor
+    """Of the whole batch's gradient, before it is clipped: the same on all ranks."""
 
 
 def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: int, lr: float) -> StepResult:
@@ -39,16 +55,45 @@ def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: i
     the batch, however its rows are shared out.
     """
     set_lr(learner.optimizer, lr)
-    learner.model.train()
-    pictures = mask(learner.mel(batch.waveform), batch.draws, learner.masks, silence=learner.silence)
-    logits = learner.model(pictures).float()
+    train_mode(learner.model.model, frozen=learner.frozen)
+    learner.optimizer.zero_grad(set_to_none=True)
+    found = []
+    for piece, is_last in _pieces(batch, learner.micro_batch or max(1, len(batch.key))):
+        with contextlib.nullcontext() if is_last else _no_sync(learner.network):
+            loss, correct = _hear(learner, piece)
+            (loss * (world_size / batch_size)).backward()
+        found.append(torch.stack([loss.detach(), correct]))
+    parameters = [parameter for group in learner.optimizer.param_groups for parameter in group["params"]]
+    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, learner.config.clip_norm)
+    learner.optimizer.step()
+    loss, correct = torch.stack(found).sum(0)
+    return StepResult(loss=loss, correct=correct, grad_norm=grad_norm.detach())
+
+
+def _hear(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sums over some rows of loss and of right answers."""
+    length = batch.length if batch.is_padded else None
+    pictures = learner.mel(batch.waveform, length)
+    sounding = None if length is None else learner.mel.sounding_frames(length) / pictures.shape[-1]
+    pictures = mask(pictures, batch.draws, learner.masks, silence=learner.mel.config.lowest)
+    with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=learner.dtype == torch.bfloat16):
+        logits = learner.network(pictures, sounding)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = functional.cross_entropy(
         logits, batch.label, reduction="none", label_smoothing=learner.config.label_smoothing
     )
-    loss = (losses * batch.weight).sum()
-    learner.optimizer.zero_grad(set_to_none=True)
-    (loss * (world_size / batch_size)).backward()
-    torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
-    learner.optimizer.step()
     correct = ((logits.detach().argmax(1) == batch.label) * batch.weight).sum()
-    return StepResult(loss=loss.detach(), correct=correct)
+    return (losses * batch.weight).sum(), correct.to(losses.dtype)
+
+
+def _pieces(batch: Batch, rows: int) -> Iterator[tuple[Batch, bool]]:
+    """Cut a rank's share into pieces of up to `rows`, and say of each whether it is the last; one if there is none."""
+    for start in range(0, max(1, len(batch.key)), rows):
+        piece = batch if rows >= len(batch.key) else batch.map(lambda tensor, at=start: tensor[at : at + rows])
+        yield piece, start + rows >= len(batch.key)
+
+
+def _no_sync(network: torch.nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Keep a piece's gradients on this rank, where DDP would average them."""
+    wrapped = isinstance(network, torch.nn.parallel.DistributedDataParallel)
+    return network.no_sync() if wrapped else contextlib.nullcontext()

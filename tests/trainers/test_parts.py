@@ -111,10 +111,10 @@ def test_restore_takes_the_newest_whole_one_after_any_kill(tmp_path: Path):
     shutil.rmtree(last)
 
     def stands(**places: str) -> int:
-        for name in (".last.new", "last", ".last.old"):
+        for name in (".last.new", "last", "last-before"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
         for name, what in places.items():
-            place = tmp_path / {"new": ".last.new", "now": "last", "old": ".last.old"}[name]
+            place = tmp_path / {"new": ".last.new", "now": "last", "old": "last-before"}[name]
             shutil.copytree(tmp_path / what.removesuffix("-cut"), place)
             if what.endswith("-cut"):
                 path = place / checkpoint.MODEL
@@ -128,6 +128,17 @@ def test_restore_takes_the_newest_whole_one_after_any_kill(tmp_path: Path):
     assert stands(old="first", new="second") == 2  # between the renames
     assert stands(now="second", old="first") == 2  # before the old one went
     assert stands(now="second-cut", old="first") == 1  # damaged later
+
+
+def test_the_checkpoint_before_is_kept_for_when_the_last_is_damaged_later(tmp_path: Path):
+    last = tmp_path / "last"
+    for cursor in (1, 2, 3):
+        saved(last, cursor=cursor)
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "last-before"}
+    (last / checkpoint.MODEL).write_bytes(b"cut short")
+    found = checkpoint.newest(last)
+    assert found is not None
+    assert checkpoint.read_state(found)["cursor"] == 2
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(small_disk: Path):

@@ -33,12 +33,12 @@ from trainers.run import Run
 
 def test_a_run_leaves_its_folder_whole(whole: Run, data: Path):
     assert {path.name for path in whole.folder.iterdir() if path.name[0] != "."} == FOLDER | {"rows"}
-    assert {path.name for path in (whole.folder / "checkpoints").iterdir()} == {"last", "best"}
+    assert {path.name for path in (whole.folder / "checkpoints").iterdir()} == {"last", "last-before", "best"}
     environment = json.loads(whole.environment.read_text())
     assert {"versions", "command", "commit", "fingerprints", "machine", "began"} == set(environment)
     assert json.loads(whole.config.read_text())["data"] == str(data)
     records = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
-    training = {"loss", "accuracy", "samples_per_second", "wait_share", "lr", "masked"}
+    training = {"loss", "accuracy", "samples_per_second", "wait_share", "lr", "masked", "grad_norm"}
     training |= {"read_seconds", "decode_seconds", "augment_seconds"}
     assert set(records[0]) == {"step", "cursor", "epoch", "time"} | {f"train/{name}" for name in training}
     validation = next(record for record in records if "valid/accuracy" in record)
