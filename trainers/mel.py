@@ -145,12 +145,7 @@ class LogMel(torch.nn.Module):
 
     def _log_mel(self, waveform: torch.Tensor, length: torch.Tensor | None) -> torch.Tensor:
         config = self.config
-        if length is not None:
-            waveform = _reflect_ends(waveform, length.clamp(min=config.n_fft), reach=config.n_fft // 2)
-        bands = self._bands(waveform)
-        if length is not None:
-            frame = torch.arange(bands.shape[-1], device=bands.device)
-            bands = bands.masked_fill(frame >= self.sounding_frames(length)[:, None, None], 0)
+        bands = self._bands(waveform) if length is None else self._bands_of_notes(waveform, length)
         bands = bands.clamp(min=POWER_FLOOR ** (config.power / 2))
         level = (20 / config.power) * torch.log10(bands)
         if config.reference == "note":
@@ -161,6 +156,14 @@ class LogMel(torch.nn.Module):
             level = level - loudest
         picture = level.clamp(min=-config.floor_db) / config.floor_db + 1
         return ((picture - config.mean) / config.std).unsqueeze(1)
+
+    def _bands_of_notes(self, waveform: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """Return the bands, (batch, n_mels, frames), that each note has alone, and nothing after its end."""
+        reach, frames = self.config.n_fft // 2, waveform.shape[1] // self.config.hop_length + 1
+        padded = functional.pad(waveform, (0, reach))  # a note may end less than a frame's half before the batch does
+        bands = self._bands(_reflect_ends(padded, length.clamp(min=self.config.n_fft), reach=reach))[..., :frames]
+        after = torch.arange(frames, device=bands.device) >= self.sounding_frames(length)[:, None]
+        return bands.masked_fill(after[:, None], 0)
 
     def _bands(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return what torchaudio's MelSpectrogram does, (batch, n_mels, frames), of powers in half its time.

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import os
 import socket
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
 from streaming.readers import reader_context
 from trainers import loop
@@ -18,25 +20,58 @@ from trainers.run import Run
 from trainers.session import local_session
 from trainers.step import Learner, StepResult
 
+MOST_RANKS = 4
 
-def train_at(world_size: int, config: TrainConfig, *, name: str) -> Run:
+
+class Tiny(torch.nn.Module):
+    """Two convolutions, without BatchNorm or dropout: 300 steps of it take seconds."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 8, 3, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3, stride=2), torch.nn.ReLU()
+        )
+        self.head = torch.nn.Linear(16, num_classes)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(pictures).mean((2, 3)))
+
+    def get_classifier(self) -> torch.nn.Module:
+        return self.head
+
+
+class Pointwise(torch.nn.Module):
+    """Hears each column by itself, as timm's networks are built: what it makes of silence is not nothing."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
+        self.body, self.head = torch.nn.Conv2d(1, 8, (40, 1)), torch.nn.Linear(8, num_classes)
+
+    def forward_features(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.body(pictures).relu()
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(self.global_pool(features))
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(pictures))
+
+
+def open_ranks() -> ProcessPoolExecutor:
+    """Processes to be ranks in, one run after another: to start one takes longer than most runs."""
+    return ProcessPoolExecutor(MOST_RANKS, mp_context=reader_context())
+
+
+def train_at(world_size: int, config: TrainConfig, *, name: str, ranks: ProcessPoolExecutor) -> Run:
     """Train a new run, without its evaluation and report; each rank leaves its gradients' hashes, step by step."""
     prepared = prepare(dataclasses.replace(config, name=name, world_size=world_size))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = reader_context()  # what it has imported is there in each rank
     given = to_json(prepared.config), str(prepared.run.folder), world_size, port
-    ranks = [context.Process(target=_be, args=(rank, *given)) for rank in range(world_size)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(120)
-    try:
-        assert [rank.exitcode for rank in ranks] == [0] * world_size
-    finally:
-        for rank in ranks:
-            rank.kill()
+    for done in [ranks.submit(_be, rank, *given) for rank in range(world_size)]:
+        done.result(timeout=120)
     return prepared.run
 
 
@@ -61,6 +96,9 @@ def _be(rank: int, config: dict[str, Any], folder: str, world_size: int, port: i
         return result
 
     loop.train_step = noted
-    with local_session(device="cpu") as session:
-        loop.train(from_json(config, name="config"), run=Run(Path(folder)), session=session)
+    try:
+        with local_session(device="cpu") as session:
+            loop.train(from_json(config, name="config"), run=Run(Path(folder)), session=session)
+    finally:
+        loop.train_step = step
     (Path(folder) / f"gradients-{rank}.json").write_text(json.dumps(seen))
