@@ -80,9 +80,18 @@ def own_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte, where the machine lets us mount one."""
-    folder = tmp_path / "disk"
+    yield from _disk(tmp_path / "disk", megabytes=1)
+
+
+@pytest.fixture
+def large_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of forty, where a run of a small network finds room until something else takes it."""
+    yield from _disk(tmp_path / "disk", megabytes=40)
+
+
+def _disk(folder: Path, *, megabytes: int) -> Iterator[Path]:
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a small disk needs root and a mount")
     yield folder

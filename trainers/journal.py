@@ -1,5 +1,6 @@
 """journal: what rank 0 writes as a run goes: metrics.jsonl for programs, log.txt for people, tb/ for TensorBoard."""
 
+import contextlib
 import json
 import logging
 import time
@@ -37,10 +38,10 @@ class Journal:
         self._log.flush()
 
     def close(self) -> None:
-        """Close all three."""
-        self._metrics.close()
-        self._log.close()
-        self._board.close()
+        """Close all three, each whatever becomes of the others."""
+        with contextlib.ExitStack() as last:
+            for part in (self._metrics, self._log, self._board):
+                last.callback(part.close)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

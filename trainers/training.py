@@ -1,5 +1,6 @@
 """training: config, run folder, rank -> a run as it stands: packs, network, loader at its cursor, writers."""
 
+import contextlib
 import dataclasses
 import gc
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError
 from streaming.loader import Loader
 from streaming.world import World
 from trainers import checkpoint
@@ -206,10 +207,16 @@ def save(training: Training, *, best: bool = False) -> None:
         "frozen": training.learner.frozen,
         "finished": training.loader.cursor >= training.total,
     }
-    training.uploads.wait()  # its files are about to be renamed
-    checkpoint.save_checkpoint(run.last, model=training.model, optimizer=training.learner.optimizer, state=state)
-    if best:
-        checkpoint.copy_checkpoint(run.last, run.best)
+    try:
+        training.uploads.wait()  # its files are about to be renamed
+        checkpoint.save_checkpoint(run.last, model=training.model, optimizer=training.learner.optimizer, state=state)
+        if best:
+            checkpoint.copy_checkpoint(run.last, run.best)
+    except OSError as error:
+        raise DataError(
+            f"checkpoint of row {training.loader.cursor:,} can't be written to {run.place} ({error}): "
+            f"the one before is kept; mend that, then go on with --resume {run.name}"
+        ) from error
     if run.url is not None:
         training.uploads.start(partial(_upload, run, best=best))
 
@@ -220,12 +227,11 @@ def _upload(run: Run, *, best: bool) -> None:
 
 
 def close(training: Training) -> None:
-    """Stop the readers and close what was being written."""
-    training.loader.close()
-    training.uploads.close()
-    for writer in (training.journal, training.rows):
-        if writer is not None:
-            writer.close()
+    """Stop the readers and close what was being written, each of them whatever becomes of the others."""
+    with contextlib.ExitStack() as last:
+        for part in (training.journal, training.rows, training.uploads, training.loader):
+            if part is not None:
+                last.callback(part.close)
 
 
 def say(training: Training, text: str) -> None:

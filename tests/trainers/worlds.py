@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import socket
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,38 @@ def open_ranks() -> ProcessPoolExecutor:
 
 
 def train_at(world_size: int, config: TrainConfig, *, name: str, ranks: ProcessPoolExecutor) -> Run:
-    """Train a new run, without its evaluation and report; each rank leaves its gradients' hashes, step by step."""
-    prepared = prepare(dataclasses.replace(config, name=name, world_size=world_size))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    given = to_json(prepared.config), str(prepared.run.folder), world_size, port
+    """Train a run to its end, without evaluation and report; each rank leaves its gradients' hashes, step by step."""
+    resume = {"resume": name, "name": None} if Run.at(config.runs, name).config.exists() else {"name": name}
+    prepared = prepare(dataclasses.replace(config, world_size=world_size, **resume))
+    given = to_json(prepared.config), str(prepared.run.folder), world_size, free_port()
     for done in [ranks.submit(_be, rank, *given) for rank in range(world_size)]:
         done.result(timeout=120)
     return prepared.run
+
+
+def kill_in(world_size: int, config: TrainConfig, *, name: str, after: int) -> Run:
+    """Begin a run, or go on with it, and kill one of its ranks once `after` records are written; the others follow."""
+    run = Run.at(config.runs, name)
+    resume = {"resume": name, "name": None} if run.config.exists() else {"name": name}
+    prepared = prepare(dataclasses.replace(config, world_size=world_size, **resume))
+    given = to_json(prepared.config), str(run.folder), world_size, free_port()
+    ranks = [reader_context().Process(target=_be, args=(rank, *given)) for rank in range(world_size)]
+    for rank in ranks:
+        rank.start()
+    while not run.metrics.exists() or len(run.metrics.read_text().splitlines()) < after:
+        assert all(rank.is_alive() for rank in ranks), "it ended before a rank could be killed"
+        time.sleep(0.005)
+    ranks[-1].kill()
+    for rank in ranks:
+        rank.join(30)  # gloo tells them that one is gone
+        rank.kill()
+    return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def gradients(run: Run) -> list[list[str]]:
