@@ -31,8 +31,8 @@ class TrainConfig:
     """Go on with the run of this name, with its own options; a changed one is refused by name."""
     runs: str = "runs"
     """Folder or URL of all runs."""
-    preset: Literal["base", "demo"] = "base"
-    """Where the other options' defaults come from: base (resnet18, for real runs) or demo (minutes on a laptop)."""
+    preset: Literal["base", "demo", "seed"] = "base"
+    """Where the other options' defaults come from: base (real runs), demo (a laptop), seed (the 2018 experiment)."""
     config: str | None = None
     """A run's config.json to repeat; flags given beside it win."""
     epochs: int = 20
@@ -148,7 +148,25 @@ def demo() -> TrainConfig:
     )
 
 
-PRESETS = {"base": base, "demo": demo}
+def seed() -> TrainConfig:
+    """The 2018 experiment, for a pack of NSynth: 77.6 to 84.1 % on valid in its author's runs.
+
+    A frozen resnet18 of ImageNet's weights hears acoustic notes whole, as they are, for three epochs. His head had two
+    layers and dropout, where timm's has one.
+    """
+    return TrainConfig(
+        preset="seed",
+        where="instrument_source_str == 'acoustic'",
+        epochs=3,
+        batch_size=64,
+        crop_seconds=4.0,
+        init_from="timm",
+        augment=augment_preset("none"),
+        optim=OptimConfig(lr=3e-3, weight_decay=0.01, frozen_epochs=3),
+    )
+
+
+PRESETS = {"base": base, "demo": demo, "seed": seed}
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

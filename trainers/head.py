@@ -1,4 +1,4 @@
-"""head: the last layer of a model, alone or with the body before it: what is trained while the body is frozen.
+"""head: the last layer of a model; with the norms before it, what learns while the body is frozen.
 
 Parameters that are unfrozen after DDP has wrapped a model are never averaged over ranks: each rank would go its own
 way. So unfreezing ends with a new wrap, and with an optimizer that keeps what it knows of the head.
@@ -10,6 +10,8 @@ import torch
 
 from shards.errors import UsageError
 from trainers.optim import OptimConfig, make_optimizer
+
+NORMS = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.GroupNorm, torch.nn.LayerNorm)
 
 
 def head_of(model: torch.nn.Module) -> torch.nn.Module | None:
@@ -25,7 +27,7 @@ def head_name(model: torch.nn.Module) -> str | None:
 
 
 def freeze_body(model: torch.nn.Module) -> None:
-    """Leave only the head to train.
+    """Leave only the head to train, and the norms: pictures of sound have other levels than those the body has seen.
 
     Raises:
         UsageError: the model doesn't say which part that is.
@@ -37,7 +39,8 @@ def freeze_body(model: torch.nn.Module) -> None:
             "add one that returns the last layer, or leave it out"
         )
     model.requires_grad_(False)
-    head.requires_grad_(True)
+    for part in (head, *(part for part in model.modules() if isinstance(part, NORMS))):
+        part.requires_grad_(True)
 
 
 def unfreeze(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: OptimConfig) -> torch.optim.Optimizer:
@@ -46,11 +49,3 @@ def unfreeze(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: O
     fresh = make_optimizer(model, config)
     fresh.state.update(optimizer.state)
     return fresh
-
-
-def train_mode(model: torch.nn.Module, *, frozen: bool) -> None:
-    """Put a model in training mode; a frozen body's BatchNorm and dropout stand still as in evaluation."""
-    model.train(not frozen)
-    head = head_of(model)
-    if frozen and head is not None:
-        head.train()

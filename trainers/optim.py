@@ -23,7 +23,7 @@ class OptimConfig:
     clip_norm: float = 5.0
     """Gradients longer than this are cut to it."""
     frozen_epochs: int = 0
-    """Passes in which only the last layer learns: a warm-up for a body that --init-from has brought."""
+    """Passes in which only the last layer and the norms learn: a warm-up for a body that --init-from has brought."""
 
     def __post_init__(self) -> None:
         if self.frozen_epochs < 0:

@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional
 
 from streaming.batch import Batch
-from trainers.head import train_mode
 from trainers.masks import MaskConfig, mask
 from trainers.mel import LogMel
 from trainers.network import Pooled
@@ -35,7 +34,7 @@ class Learner:
     micro_batch: int | None = None
     """Rows that go through at once; all of the share unless given."""
     frozen: bool = False
-    """Whether only the head learns."""
+    """Whether only head and norms learn."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: i
     the batch, however its rows are shared out.
     """
     set_lr(learner.optimizer, lr)
-    train_mode(learner.model.model, frozen=learner.frozen)
+    learner.network.train()
     learner.optimizer.zero_grad(set_to_none=True)
     found = []
     for piece, is_last in _pieces(batch, learner.micro_batch or max(1, len(batch.key))):
