@@ -7,7 +7,7 @@ FONT_NOTES := 1500
 FUZZ_SECONDS ?= 600
 PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: setup demo test test-fast test-faults check format bench fuzz
+.PHONY: setup demo test test-fast test-faults check format bench bench-gpu fuzz
 
 setup: $(VENV)/.demo
 
@@ -44,6 +44,10 @@ demo: $(VENV)/.demo
 # By hand: seventeen minutes, and a quiet machine. Writes docs/benchmarks.md.
 bench: $(VENV)/.test .venv-peers/.stamp
 	$(BIN)/python -m benchmarks
+
+# By hand, where a GPU is: prints Markdown.
+bench-gpu: $(VENV)/.test
+	$(BIN)/python -m benchmarks.gpu
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ import sys
 from benchmarks.harness import ROOT
 from shards.format import write_whole
 
-NAMES = ("pack", "archive", "scale", "order", "ingest", "feed", "augment", "chain", "quality", "train")
+NAMES = ("pack", "archive", "scale", "order", "ingest", "feed", "augment", "chain", "quality", "train", "begin")
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

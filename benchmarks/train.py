@@ -25,8 +25,9 @@ from streaming.augment import preset
 from trainers.config import demo
 from trainers.journal import read_records
 from trainers.masks import MaskConfig
-from trainers.mel import LogMel
+from trainers.mel import LogMel, MelConfig
 from trainers.model import ModelConfig, build_model
+from trainers.network import Pooled
 from trainers.optim import OptimConfig, make_optimizer
 from trainers.run import Run
 from trainers.step import Learner, train_step
@@ -37,12 +38,21 @@ PICTURES, WAVEFORMS = "bare loop, synthetic mel pictures", "bare loop, synthetic
 ALONE, BESIDE = "trainers train --local --readers 0", "trainers train --local --readers 1"
 
 
+class Pictures(torch.nn.Module):
+    """A mel that hands on what it's given: pictures that were made before."""
+
+    config = MelConfig()
+
+    def forward(self, pictures: torch.Tensor, *_: object) -> torch.Tensor:
+        return pictures
+
+
 def learner(name: str, *, num_classes: int) -> Learner:
     """Build what a step changes, without a mel of its own."""
-    model = build_model(ModelConfig(name=name), num_classes=num_classes, seed=0)
-    optimizer = make_optimizer(model, OptimConfig())
+    model = Pooled(build_model(ModelConfig(name=name), num_classes=num_classes, seed=0))
+    optimizer, config = make_optimizer(model, OptimConfig()), OptimConfig()
     return Learner(
-        mel=torch.nn.Identity(), masks=MaskConfig(), silence=0.0, model=model, optimizer=optimizer, config=OptimConfig()
+        mel=Pictures(), masks=MaskConfig(), model=model, network=model, optimizer=optimizer, config=config
     )  # fmt: skip
 
 
