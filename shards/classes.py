@@ -31,6 +31,11 @@ MANY = ("names", "flags")  # any number of classes a row
 Found = tuple[NDArray[Any], int, Collection[str]]
 
 
+def is_midi(label: str, classes: Collection[str]) -> bool:
+    """Tell whether a label's classes are MIDI's pitches."""
+    return label == MIDI and tuple(classes) == MIDI_CLASSES
+
+
 def label_kinds(schema: pa.Schema, text: Iterable[str]) -> dict[str, Kind]:
     """Tell what can be a label, and of what kind: first the columns of text that have classes, then the rest."""
     kinds: dict[str, Kind] = dict.fromkeys(text, "text")

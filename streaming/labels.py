@@ -94,7 +94,14 @@ def check_labels(pack: Pack, label: str, *, classes: Sequence[str]) -> None:
     """Refuse a pack with a label that is none of the classes; its rows are gone through, never held.
 
     One whose targets wouldn't fit is told by its first shard, so that a wrong column doesn't go far.
+
+    Raises:
+        UsageError: the column is no label, or its vectors are of other classes.
+        DataError: a row's value is none of the classes.
     """
+    if pack.label_kind(label) == "flags" and (own := pack.label_names(label)) != tuple(classes):
+        told = f"of {len(own)} places in {pack.home}, which aren't the {len(classes)} classes of train"
+        raise UsageError(f"label {label!r} has vectors {told}: pack it anew with these")
     for _ in pack.label_blocks(label, classes, shard=None if _fits(pack, label, classes) else 0):
         pass
 

@@ -3,11 +3,11 @@
 import dataclasses
 
 import torch
-from torch.nn import functional
 
 from streaming.batch import Batch
 from trainers.masks import MaskConfig, mask
 from trainers.optim import OptimConfig, set_lr
+from trainers.task import Task, right_answers, row_losses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Learner:
     """Wrapped by DDP where there are several ranks."""
     optimizer: torch.optim.Optimizer
     config: OptimConfig
+    task: Task = dataclasses.field(default_factory=Task)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,13 +43,12 @@ def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: i
     learner.model.train()
     pictures = mask(learner.mel(batch.waveform), batch.draws, learner.masks, silence=learner.silence)
     logits = learner.model(pictures).float()
-    losses = functional.cross_entropy(
-        logits, batch.label, reduction="none", label_smoothing=learner.config.label_smoothing
-    )
+    task, smoothing = learner.task, learner.config.label_smoothing
+    losses = row_losses(task, logits, batch.label, smoothing=smoothing, weights=task.weights)
     loss = (losses * batch.weight).sum()
     learner.optimizer.zero_grad(set_to_none=True)
     (loss * (world_size / batch_size)).backward()
     torch.nn.utils.clip_grad_norm_(learner.model.parameters(), learner.config.clip_norm)
     learner.optimizer.step()
-    correct = ((logits.detach().argmax(1) == batch.label) * batch.weight).sum()
+    correct = (right_answers(task, logits.detach(), batch.label) * batch.weight).sum()
     return StepResult(loss=loss.detach(), correct=correct)

@@ -19,6 +19,7 @@ from trainers.rowlog import RowLog
 from trainers.run import Run
 from trainers.session import Session
 from trainers.step import Learner
+from trainers.task import choose_monitor, make_task
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -38,6 +39,11 @@ class Training:
     saved: float = dataclasses.field(default_factory=time.monotonic)
     stopped: bool = False
     masked: int = 0
+
+    @property
+    def monitor(self) -> str:
+        """The metric by which the best checkpoint is kept."""
+        return choose_monitor(self.config, many=self.data.many)
 
     @property
     def total(self) -> int:
@@ -76,6 +82,7 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
             model=session.wrap(model),
             optimizer=optimizer,
             config=config.optim,
+            task=make_task(config, data.train.packs, classes=data.classes, order=data.order, device=session.device),
         ),
         loader=loader,
         journal=Journal(run, cursor=loader.cursor, step=step) if session.is_first else None,
@@ -126,6 +133,7 @@ def save(training: Training, *, best: bool = False) -> None:
             "epochs": training.config.epochs,
             "label": training.config.label,
             "classes": training.loader.classes,
+            "many": training.data.many,
             "best": training.best,
             "finished": training.loader.cursor >= training.total,
         }

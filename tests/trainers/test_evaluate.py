@@ -23,6 +23,7 @@ from trainers.data import Split
 from trainers.evaluate import evaluate
 from trainers.mel import LogMel
 from trainers.metrics import Predictions
+from trainers.task import Task
 
 LABEL = "instrument_family_str"
 LENGTHS = [3000, 1, 500, 3000, 1023, 1024, 4096, 2048, 5001, 3000, 77, 4097, 8192, 2048]
@@ -78,7 +79,8 @@ def answers(
         session = Together(World(rank=rank, world_size=world_size), box, barrier)
         own = tuple(open_pack(pack.home.parent, split="valid") for pack in packs)  # as a process of its own has
         split = Split(name="valid", packs=own, kept=tuple(kept))
-        found[rank] = evaluate(model, mel, split=split, config=config, classes=packs[0].classes[LABEL], session=session)
+        task = Task(label=LABEL, classes=packs[0].classes[LABEL])
+        found[rank] = evaluate(model, mel, split=split, config=config, task=task, session=session)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
     for thread in threads:
@@ -144,5 +146,5 @@ def test_a_row_that_went_missing_is_no_result(network, packs, monkeypatch):
         split = Split(name="valid", packs=packs[:1], kept=(KEPT,))
         evaluate(
             network[1], network[0], split=split, config=TrainConfig(label=LABEL),
-            classes=packs[0].classes[LABEL], session=session,
+            task=Task(label=LABEL, classes=packs[0].classes[LABEL]), session=session,
         )  # fmt: skip
