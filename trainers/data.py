@@ -18,7 +18,7 @@ from shards.index import Pack, open_pack
 from shards.remote import locate
 from streaming.balance import parse_balance
 from streaming.evaluation import read_note
-from streaming.labels import check_labels, count_classes, find_labels, has_many
+from streaming.labels import ShardLabels, check_labels, count_classes, find_labels, has_many
 from streaming.mix import make_order, mix_classes, parse_data
 from streaming.order import Order
 from streaming.select import Selection, select_rows
@@ -51,16 +51,22 @@ class Split:
         return "+".join(pack.fingerprint for pack in self.packs)
 
     def targets(self, label: str, classes: Sequence[str], *, rows: Sequence[int] | None = None) -> NDArray[Any]:
-        """Return the rows' targets in `classes`: those of some rows, or of all (see streaming.labels.Labels)."""
+        """Return the rows' targets in `classes` (see streaming.labels.Labels): of all, or of some rows, in order.
+
+        For some rows no more is held than their shards.
+        """
         if rows is None:
-            wanted = [np.asarray(kept, np.int64) for kept in self.kept]
+            found = ((find_labels(pack, label, classes=classes), np.asarray(kept, np.int64)) for pack, kept in self)
         else:
-            found = [self.find(row) for row in rows]
-            wanted = [np.array([at for own, at in found if own is pack], np.int64) for pack in self.packs]
-        taken = [
-            find_labels(pack, label, classes=classes).take(own) for pack, own in zip(self.packs, wanted, strict=True)
-        ]
-        return np.concatenate(taken)
+            places = [self.find(row) for row in rows]
+            found = (
+                (
+                    ShardLabels(pack, label, classes=classes),
+                    np.array([at for own, at in places if own is pack], np.int64),
+                )
+                for pack in self.packs
+            )
+        return np.concatenate([labels.take(wanted) for labels, wanted in found])
 
     def count(self, label: str, classes: Sequence[str]) -> NDArray[np.int64]:
         """Count the rows of each class, (classes,); they are gone through, never held."""
