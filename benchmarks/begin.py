@@ -76,9 +76,9 @@ def starts(pack: Pack) -> Section:
     middle = harness.medians(found)
     return Section(
         title="The start of a run of two ranks",
-        claim=f"From the command to its mark, wall time, {ROUNDS} rounds on one machine, Ray started and ended "
-        "in each. Ours imports torch in the command and in both ranks, opens the pack, makes the run's folder, wraps the "
-        "model in DDP, starts two readers and takes a step.",
+        claim=f"From the command to its mark, wall time, {ROUNDS} rounds on one machine, Ray started and ended in "
+        "each. Ours imports torch in the command and in both ranks, opens the pack, makes the run's folder, wraps "
+        "the model in DDP, starts two readers and takes a step.",
         columns=("command", "seconds", "in all rounds"),
         rows=[(name, figure(middle[name]), spread(seconds)) for name, seconds in found.items()],
         summary=f"The first step is done {figure(middle[OURS] - middle[FLOOR])} s after Ray's own floor.",

@@ -2,7 +2,7 @@
 
     open_pack ── footer, a stat for each shard ──> Pack ──pickles to readers as this much, without rows──> ...
                                                     ├ find, take    rows by their number, their shards loaded as needed
-                                                    ├ label_ids     one column of the split, and label_names
+                                                    ├ label_*       one column of the split as classes
                                                     └ read, scan    columns of the split
 
 An index is foreign input: what it says of the split is checked here, before anything is read; its rows are checked
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from shards import format
 from shards.claims import find_fault, find_shards_fault, shards_folder
-from shards.classes import find_ids, label_columns, number_names
+from shards.classes import MANY, Kind, find_names, join_blocks, label_kinds, read_blocks
 from shards.errors import DataError, UsageError
 from shards.index_file import IndexFile
 from shards.listing import Shards, decode_shards, fingerprint
@@ -128,44 +128,45 @@ class Pack:
         return self.parts.file.scan(self._known(columns))
 
     def label_ids(self, column: str, classes: Sequence[str], *, shard: int | None = None) -> NDArray[np.int64]:
-        """Map a label's values onto `classes` (train's, by name): (rows,) ids, of one shard if given.
+        """Map the values of a label with one class a row onto `classes`: (rows,) ids (see label_blocks)."""
+        if self.label_kind(column) in MANY:
+            raise UsageError(f"label {column!r} has lists in {self.home}, not one class a row: take another")
+        return self.label_targets(column, classes, shard=shard).astype(np.int64)
+
+    def label_targets(self, column: str, classes: Sequence[str], *, shard: int | None = None) -> NDArray[Any]:
+        """Return rows' ids, (rows,), or 0 and 1 for each class, (rows, classes), in as few bytes as hold them."""
+        rows = self.rows if shard is None else int(self.shards.rows[shard])
+        return join_blocks(self.label_blocks(column, classes, shard=shard), rows=rows)
+
+    def label_blocks(self, column: str, classes: Sequence[str], *, shard: int | None = None) -> Iterator[NDArray[Any]]:
+        """Yield rows' targets in `classes` (train's, by name), in memory that doesn't grow with them (shards.classes).
 
         Raises:
-            UsageError: there is no such column of text or whole numbers.
-            DataError: a value is none of the classes.
+            UsageError: the column is no label.
+            DataError: a row's label is none of the classes; after the last batch.
         """
-        self._check_label(column)
-        rows = self.rows if shard is None else int(self.shards.rows[shard])
-        ids, at, unknown, known = np.empty(rows, np.int64), 0, 0, pa.array(classes, pa.string())
-        strange: set[str] = set()
-        for batch in self.scan(column) if shard is None else [self.parts.table(shard, columns=[column])]:
-            found, lost, names = find_ids(batch[column], known)
-            ids[at : at + len(found)] = found
-            at, unknown, strange = at + len(found), unknown + lost, strange.union(names)
-        if unknown:
-            raise DataError(
-                f"{unknown} rows of split {self.split!r} have a {column} that train doesn't know "
-                f"({', '.join(map(repr, sorted(strange)[:3])) or 'none at all'}): "
-                "drop them, or pack train anew with them"
-            )
-        return ids
+        kind = self.label_kind(column)
+        tables = self.scan(column) if shard is None else [self.parts.table(shard, columns=[column])]
+        return read_blocks(tables, column, kind=kind, classes=classes, split=self.split)
 
     def label_names(self, column: str) -> tuple[str, ...]:
-        """Name a label's classes: a text column's values, sorted, or those of whole numbers (see shards.classes).
+        """Name a label's classes: a text column's values, sorted, or those of others (shards.classes, label_kind)."""
+        kind = self.label_kind(column)
+        return self.classes[column] if kind == "text" else find_names(self.scan(column), column, kind=kind)
+
+    def label_kind(self, column: str) -> Kind:
+        """Tell what a label is.
 
         Raises:
-            UsageError: there is no such column of text or whole numbers.
+            UsageError: the column is no label.
         """
-        self._check_label(column)
-        return self.classes[column] if column in self.classes else number_names(self.scan(column), column)
-
-    def _check_label(self, column: str) -> None:
-        known = label_columns(self.schema, self.classes)
-        if column not in known:
+        kinds = label_kinds(self.schema, self.classes)
+        if column not in kinds:
             raise UsageError(
-                f"label {column!r} is not a column of text or whole numbers of {self.home}: "
-                f"take one of {', '.join(known) or 'none'}"
+                f"label {column!r} is not a column of text or whole numbers of {self.home}, or of lists of them: "
+                f"take one of {', '.join(kinds) or 'none'}"
             )
+        return kinds[column]
 
     def _known(self, columns: Sequence[str]) -> Sequence[str]:
         for name in columns:

@@ -24,7 +24,8 @@ class Batch:
 
     Keep one by `clone()`; moving it to a GPU makes a copy too.
 
-    waveform (rows, time) float32 in [-1, 1]; label (rows,) int64; length (rows,) int64, samples before padding;
+    waveform (rows, time) float32 in [-1, 1]; label (rows,) int64, or (rows, classes) float32 of 0 and 1 where a
+    row has any number of classes; length (rows,) int64, samples before padding;
     weight (rows,) float32, 0 for a masked row; semitones (rows,) float32, by how much the pitch was really moved;
     draws (rows, count) float32 in [0, 1), each row's own, for what is drawn on the device;
     key: each row's; cursor: where the global batch begins; is_padded: whether a row is shorter than its waveform;

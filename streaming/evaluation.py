@@ -2,6 +2,7 @@
 
 A clip that is longer than a window comes in windows that follow each other, so memory is bounded whatever a clip's
 length. Windows weigh what they hold of their clip: the weights of a clip add up to 1, those of a split to its rows.
+Where views are asked for, a clip comes as so many crops spread evenly over it instead, which weigh alike.
 Reads in the rank's own process, or through the readers that training has.
 """
 
@@ -19,6 +20,7 @@ from shards.errors import DataError, NotestreamError, UsageError
 from shards.index import Pack
 from streaming.batch import Batch, Masked
 from streaming.decode import header_of
+from streaming.labels import Labels, find_labels
 from streaming.pipeline import Task, read_here
 from streaming.readers import Readers
 from streaming.rendering import cut
@@ -46,9 +48,10 @@ def whole_notes(
     label: str,
     classes: Sequence[str],
     batch_size: int,
-    rows: NDArray[np.int64] | None = None,
+    rows: NDArray[np.int64] | range | None = None,
     world: World,
     window_seconds: float = LONGEST_SECONDS,
+    views: int = 0,
     on_bad_row: OnBadRow = "raise",
     remote: Remote | None = None,
     mirror_bytes: int | None = None,
@@ -60,8 +63,9 @@ def whole_notes(
     `rows`, (rows,) in order, are all that there are to share, instead of the whole pack. `remote` and `mirror_bytes`:
     see Store.
 
-    Clips longer than `window_seconds` come as several windows of it, which bear the same key and row. `cursor` of a
-    batch is its first row in the index. A batch is valid until the next is asked for.
+    Clips longer than `window_seconds` come as several windows of it, which bear the same key and row; with `views`, as
+    so many of them, spread evenly over the clip. `cursor` of a batch is its first row in the index. A batch is valid
+    until the next is asked for.
 
     Raises:
         UsageError: `window_seconds` gives no sample.
@@ -70,10 +74,11 @@ def whole_notes(
     length = round(window_seconds * pack.sample_rate)
     if length < 1:
         raise UsageError(f"window_seconds must give at least one sample, got {window_seconds:g}: 30 is usual")
-    rows = np.arange(pack.rows) if rows is None else rows
+    rows = range(pack.rows) if rows is None else rows
     share = world.share(len(rows))
-    windows = cut_up(pack, rows=rows[share.start : share.stop], length=length)
-    labels = pack.label_ids(label, classes)
+    own = np.asarray(rows[share.start : share.stop], np.int64)
+    windows = spread_out(pack, rows=own, length=length, views=views) if views else cut_up(pack, rows=own, length=length)
+    labels = find_labels(pack, label, classes=classes)
     # in index order a shard at a time is enough of a remote pack
     store = Store(pack, remote=remote, mirror_bytes=mirror_bytes, working_bytes=0)
     job = partial(_read, store, labels=labels, windows=windows, batch_size=batch_size, on_bad_row=on_bad_row)
@@ -86,12 +91,35 @@ def whole_notes(
 
 def cut_up(pack: Pack, *, rows: NDArray[np.int64], length: int) -> Windows:
     """Cut rows into windows of up to `length` samples."""
-    lengths = pack.read("length")["length"].to_numpy()[rows].astype(np.int64)
-    counts = -(-lengths // length)
-    each = np.repeat(np.arange(len(lengths)), counts)
-    start = (np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+    lengths = _lengths(pack, rows)
+    each, turn = _repeat(-(-lengths // length))
+    start = turn * length
     held = np.minimum(lengths[each] - start, length)
     return Windows(row=rows[each], start=start, length=held, weight=(held / lengths[each]).astype(np.float32))
+
+
+def spread_out(pack: Pack, *, rows: NDArray[np.int64], length: int, views: int) -> Windows:
+    """Take `views` windows of `length` samples of each row, from its first sample to its last, evenly apart.
+
+    A lone view lies in the middle. A row of up to `length` samples comes once and whole: more would be the same.
+    """
+    lengths = _lengths(pack, rows)
+    counts = np.where(lengths > length, views, 1)
+    each, turn = _repeat(counts)
+    room = np.maximum(lengths[each] - length, 0)
+    start = room // 2 if views == 1 else turn * room // (views - 1)
+    held = np.minimum(lengths[each], length)
+    return Windows(row=rows[each], start=start, length=held, weight=(1 / counts[each]).astype(np.float32))
+
+
+def _lengths(pack: Pack, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return pack.read("length")["length"].to_numpy()[rows].astype(np.int64)
+
+
+def _repeat(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number things that come `counts` times each: which it is, and which time."""
+    each = np.repeat(np.arange(len(counts)), counts)
+    return each, np.arange(len(each)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def merge_windows(answers: torch.Tensor, *, rows: Sequence[int], weights: torch.Tensor, share: range) -> torch.Tensor:
@@ -120,7 +148,7 @@ def _read(
     store: Store,
     tasks: Iterator[Task],
     *,
-    labels: NDArray[np.int64],
+    labels: Labels,
     windows: Windows,
     batch_size: int,
     on_bad_row: OnBadRow,
@@ -138,9 +166,7 @@ def _read(
         store.close()
 
 
-def _make(
-    store: Store, windows: Windows, *, labels: NDArray[np.int64], out: NDArray[np.float32], on_bad_row: OnBadRow
-) -> Batch:
+def _make(store: Store, windows: Windows, *, labels: Labels, out: NDArray[np.float32], on_bad_row: OnBadRow) -> Batch:
     started, rows, weight = time.perf_counter(), windows.row.tolist(), windows.weight.copy()
     keys, _ = store.pack.take(rows)
     waveform = out[: len(rows) * int(windows.length.max())].reshape(len(rows), -1)
@@ -158,7 +184,7 @@ def _make(
             masked.append(describe(store, row, what=str(error)))
     return Batch(
         waveform=torch.from_numpy(waveform),
-        label=torch.from_numpy(labels[rows]),
+        label=torch.from_numpy(labels.take(windows.row)),
         length=torch.from_numpy(windows.length.copy()),
         weight=torch.from_numpy(weight),
         semitones=torch.zeros(len(rows)),

@@ -44,7 +44,8 @@ class Loader:
     Args:
         packs: an opened split, or several that are mixed.
         batch_size: rows of the global batch, over all ranks.
-        label: the column to learn, of text or whole numbers; `pitch` is MIDI's, and moves when the note's pitch does.
+        label: the column to learn, of text or whole numbers, or of lists where a row has any number of classes (see
+            shards.classes); `pitch` is MIDI's, and moves when the note's pitch does.
         crop_seconds: length of each waveform.
         order: which rows come when, if not all of them: streaming.mix.make_order, of these packs.
         seed: names the order and all augmentation; an order that is given brings its own.

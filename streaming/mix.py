@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from shards.classes import KINDS
 from shards.errors import DataError, UsageError
 from shards.index import Pack
 from streaming.balance import Balance
@@ -72,15 +73,23 @@ def make_order(
 def mix_classes(packs: Sequence[Pack], label: str) -> tuple[str, ...]:
     """Return the label's classes of all packs, sorted: ids go by name, and a pack may lack classes.
 
+    Vectors have places, not names: they must be of one length.
+
     Raises:
-        UsageError: a pack has no such column of text or whole numbers, or it is text in one and numbers in another.
+        UsageError: a pack has no such label, or it is of another kind in one than in another.
     """
-    names = {name for pack in packs for name in pack.label_names(label)}
-    text = [label in pack.classes for pack in packs]
-    if len(set(text)) > 1:
-        one, other = packs[text.index(True)].home, packs[text.index(False)].home
-        raise UsageError(f"label {label!r} is text in {one} and whole numbers in {other}: pack one of them anew")
-    return tuple(sorted(names, key=None if text[0] else int))
+    names = [pack.label_names(label) for pack in packs]
+    kind = packs[0].label_kind(label)
+    for pack, own in zip(packs, names, strict=True):
+        if (other := pack.label_kind(label)) != kind:
+            told = f"{KINDS[kind]} in {packs[0].home} and {KINDS[other]} in {pack.home}"
+            raise UsageError(f"label {label!r} is {told}: pack one of them anew")
+        if kind == "flags" and own != names[0]:
+            told = f"of length {len(names[0])} in {packs[0].home} and {len(own)} in {pack.home}"
+            raise UsageError(f"label {label!r} has vectors {told}: pack one of them anew")
+    if kind == "flags":
+        return names[0]
+    return tuple(sorted({name for own in names for name in own}, key=int if kind == "numbers" else None))
 
 
 def _reduce(weights: Sequence[int]) -> tuple[int, ...]:

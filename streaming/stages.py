@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ OnBadRow = Literal["raise", "mask"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What readers need beside the order: for each pack where bytes come from and its rows' label ids.
+    """What readers need beside the order: for each pack where bytes come from and its rows' targets.
 
     And what to do with the sound. Where `label_moves`, labels are pitches and move with it. `draws` uniforms
     a row go along, for what is drawn on the device.
@@ -172,10 +172,7 @@ def collate(source: Source, batch: Rows) -> Batch:
     """Lay the rows into tensors; a rank's share may be empty."""
     weight = np.ones(len(batch.rows), np.float32)
     weight[list(batch.masked)] = 0
-    labels = np.empty(len(batch.rows), np.int64)
-    for pack, ids in enumerate(source.labels):
-        here = slice(None) if len(source.labels) == 1 else np.flatnonzero(np.equal(batch.packs, pack))
-        labels[here] = ids.take(np.array(batch.rows, np.int64)[here])
+    labels = _targets(source, batch)
     semitones = np.array(batch.semitones, np.float32)
     return Batch(
         waveform=torch.from_numpy(batch.waveform),
@@ -192,6 +189,19 @@ def collate(source: Source, batch: Rows) -> Batch:
         seconds=batch.seconds,
         masked=tuple(batch.masked.values()),
     )
+
+
+def _targets(source: Source, batch: Rows) -> NDArray[Any]:
+    """Look up the rows' targets: (rows,) ids, or (rows, classes) of 0 and 1."""
+    rows = np.array(batch.rows, np.int64)
+    if len(source.labels) == 1:
+        return source.labels[0].take(rows)
+    places = [np.flatnonzero(np.equal(batch.packs, pack)) for pack in range(len(source.labels))]
+    taken = [labels.take(rows[here]) for labels, here in zip(source.labels, places, strict=True)]
+    targets = np.empty((len(rows), *taken[0].shape[1:]), taken[0].dtype)
+    for here, own in zip(places, taken, strict=True):
+        targets[here] = own
+    return targets
 
 
 def _draw(source: Source, batch: Rows) -> NDArray[np.float32]:

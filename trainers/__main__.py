@@ -27,6 +27,7 @@ def evaluate(
     *,
     data: str | None = None,
     split: str = "test",
+    views: int | None = None,
     device: str = "auto",
     json: bool = False,
 ) -> None:
@@ -36,18 +37,21 @@ def evaluate(
         run: the run's folder or URL, such as runs/demo.
         data: a pack; the run's own unless given.
         split: which split.
+        views: crops spread evenly over each note whose answers are averaged, of the run's --crop-seconds; 0 hears whole
+            notes; the run's own unless given.
         device: auto takes cuda, else mps, else cpu.
         json: print the numbers as one JSON object.
     """
+    from trainers.answers import answer_tables, list_answers
     from trainers.finish import evaluate_run
     from trainers.metrics import summary
     from trainers.tables import terminal_table
 
-    found = evaluate_run(run, data=data, split=split, device=device)
+    found = evaluate_run(run, data=data, split=split, device=device, views=views)
     if json:
-        print_json({"run": run, "split": split, **summary(found)})
+        print_json({"run": run, "split": split, **summary(found), **list_answers(found)})
     else:
-        Console().print(terminal_table([found]))
+        Console().print(terminal_table([found]), *answer_tables(found))
 
 
 def _default(args: list[str]) -> TrainConfig:

@@ -1,19 +1,21 @@
 """baseline: mean log-mel of each note -> what a linear model scores. A network that doesn't beat it has learnt little.
 
 Two marks are set beside every accuracy in a report: always answering the commonest class, and logistic regression on
-the 40 or so numbers left when a note's log-mel is averaged over time. Both are deterministic and take no tuning.
+the 40 or so numbers left when a note's log-mel is averaged over time. Where a row has any number of classes, they are
+chance and a regression for each class. All are deterministic and take no tuning.
 """
 
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import DataError
 
-MAJORITY = "majority class"
+MAJORITY, CHANCE = "majority class", "chance"
 LOGISTIC = "logistic regression on mean log-mel"
 MAX_ITERATIONS = 200
 MAX_NEWTON_WEIGHTS = 2000  # its Hessian is the square of that: 32 MB
@@ -55,6 +57,25 @@ def fit_and_score(
         right = probabilities.argmax(axis=1) == target
         scores[split] = Score(accuracy=float(right.mean()) if len(right) else None, probabilities=probabilities)
     return scores
+
+
+def fit_and_rank(
+    train_features: NDArray[np.float32],
+    *,
+    train_target: NDArray[Any],
+    splits: Mapping[str, NDArray[np.float32]],
+) -> dict[str, NDArray[np.float32]]:
+    """Fit one regression for each class on 0 and 1, train_target (rows, classes), and answer `splits`.
+
+    Returns probabilities, (rows, classes) each; those of a class that training saw in all rows or in none are constant.
+    """
+    unknown = {split: (features, np.zeros(len(features), np.int64)) for split, features in splits.items()}
+    answers: dict[str, list[NDArray[np.float32]]] = {split: [] for split in splits}
+    for held in train_target.T.astype(np.int64):
+        scores = fit_and_score(train_features, train_target=held, splits=unknown, num_classes=2)
+        for split, score in scores.items():
+            answers[split].append(score.probabilities[:, 1])
+    return {split: np.stack(columns, axis=1) for split, columns in answers.items()}
 
 
 def _check(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from shards.errors import UsageError
 from streaming.augment import Augment
@@ -16,7 +16,7 @@ from trainers.model import ModelConfig
 from trainers.optim import OptimConfig
 
 T = TypeVar("T")
-MONITORS = ("valid/accuracy", "valid/macro_accuracy", "valid/loss")
+Monitor = Literal["valid/accuracy", "valid/macro_accuracy", "valid/loss", "valid/map", "valid/macro_auc"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,15 +44,19 @@ class TrainConfig:
     seed: int = 0
     """Names the order, the augmentation and the first weights."""
     label: str = "instrument_family_str"
-    """The column to learn, of text or whole numbers; pitch is MIDI's, and moves when the note's pitch does."""
+    """The column to learn: of text or whole numbers (pitch moves with the note), or lists (see docs/training.md)."""
     where: str | None = None
     """Which rows of every split, by a condition on the index: "pitch >= 40 and velocity in (100, 127)"."""
     limit: int | None = None
     """Train on so many rows of each pack, drawn fairly; the same ones for any seed."""
     balance: str | None = None
     """LABEL or LABEL=POWER: repeat training rows of rare classes; 0.5 goes half the way (default), 1 all of it."""
+    class_weights: float | None = None
+    """Weigh training rows by their class's frequency to minus this power: 0.5 goes half the way, 1 all of it."""
     crop_seconds: float = 2.5
-    """Length of a training crop; evaluation hears whole notes."""
+    """Length of a training crop; evaluation hears whole notes, or --views of this length."""
+    views: int = 0
+    """Crops spread evenly over each note whose answers an evaluation averages; 0 hears the whole note."""
     pad: Pad = "zero"
     """What follows a note that is shorter than the crop: silence, or the note again."""
     on_bad_row: OnBadRow = "raise"
@@ -93,8 +97,8 @@ class TrainConfig:
     """A checkpoint at least this often, beside one at each epoch's end."""
     log_rows: bool = False
     """Write each rank's keys and a hash of what entered the mel, step by step, to rows/."""
-    monitor: Literal["valid/accuracy", "valid/macro_accuracy", "valid/loss"] = "valid/accuracy"
-    """The metric by which the best checkpoint is kept; loss counts downwards."""
+    monitor: Monitor | None = None
+    """What keeps the best checkpoint: valid/accuracy, or valid/map where a row has many classes, unless given."""
     baseline_rows: int = 2000
     """Training notes that the report's logistic regression sees; 0 leaves it out."""
     transforms: tuple[str, ...] = ()
@@ -110,15 +114,19 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
-        for name in ("readers", "max_failures", "baseline_rows"):
+        for name in ("readers", "max_failures", "baseline_rows", "views"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UsageError(f"{name} must not be negative, got {value}")
         for name in self.transforms:
             if not all(name.partition(":")[::2]):
                 raise UsageError(f"transforms must be named package.module:attribute, got {name!r}")
-        if self.monitor not in MONITORS:
-            raise UsageError(f"monitor must be one of {', '.join(MONITORS)}, got {self.monitor!r}")
+        if self.monitor is not None and self.monitor not in get_args(Monitor):
+            raise UsageError(f"monitor must be one of {', '.join(get_args(Monitor))}, got {self.monitor!r}")
+        if self.class_weights is not None and not 0 < self.class_weights <= 1:
+            raise UsageError(
+                f"class_weights must be a power over 0 and up to 1, got {self.class_weights:g}: 0.5 is usual"
+            )
         if self.mirror_gb is not None and self.mirror_gb <= 0:
             raise UsageError(f"mirror_gb must be positive, got {self.mirror_gb}")
         if self.crop_seconds <= 0:

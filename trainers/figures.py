@@ -46,6 +46,8 @@ class Panel:
 PANELS = (
     Panel(title="Loss", unit="nats", fields=("train/loss", "valid/loss")),
     Panel(title="Accuracy", unit="share", fields=("train/accuracy", "valid/accuracy")),
+    Panel(title="Classes decided rightly", unit="share", fields=("train/label_accuracy", "valid/label_accuracy")),
+    Panel(title="Mean average precision", unit="share", fields=("valid/map",)),
     Panel(title="Samples a second", unit="count", fields=("train/samples_per_second",)),
     Panel(title="Time spent waiting for data", unit="share", fields=("train/wait_share",)),
     Panel(title="Learning rate", unit="rate", fields=("train/lr",)),

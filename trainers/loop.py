@@ -17,6 +17,7 @@ from streaming.clock import Clock
 from trainers import metrics
 from trainers.config import TrainConfig
 from trainers.evaluate import evaluate
+from trainers.lines import step_line, validation_line
 from trainers.optim import one_cycle
 from trainers.run import Run
 from trainers.session import Session
@@ -59,9 +60,8 @@ def _run_epoch(training: Training) -> None:
         result = train_step(
             training.learner, batch, batch_size=config.batch_size, world_size=session.world.world_size, lr=lr
         )
-        sums += torch.stack(
-            [result.loss, result.correct, result.grad_norm]
-        )  # stays on the device: reading it would wait for the step
+        # stays on the device: reading it would wait for the step
+        sums += torch.stack([result.loss, result.correct, result.grad_norm])
         rows, steps = rows + len(batch.key), steps + 1
         step = training.loader.cursor // config.batch_size
         if training.rows is not None:
@@ -86,8 +86,9 @@ def _log_step(
     seconds = clock.read()
     for name, value in (("loss", loss), ("grad_norm", grad_norm)):  # before anything is saved
         if not math.isfinite(value):
-            told = f"train/{name} is {value} at step {step} (from row {batch.cursor})"
-            raise DataError(f"{told}: lower --optim.lr and --resume")
+            raise DataError(
+                f"train/{name} is {value} at step {step} (from row {batch.cursor}): lower --optim.lr and --resume"
+            )
     if training.journal is None:
         return
     record = {
@@ -95,7 +96,7 @@ def _log_step(
         "cursor": training.loader.cursor,
         "epoch": round(training.loader.cursor / training.loader.order.span, 4),
         "train/loss": loss / rows,
-        "train/accuracy": correct / rows,
+        f"train/{training.learner.task.right}": correct / rows,
         "train/samples_per_second": rows / seconds["total"],
         "train/wait_share": seconds.get("wait", 0.0) / seconds["total"],
         **{f"train/{name}_seconds": seconds[name] for name in STAGES if name in seconds},
@@ -106,12 +107,7 @@ def _log_step(
     training.journal.record(record)
     for row in itertools.chain(*told):
         training.journal.line(f"masked: {row.what}")
-    training.journal.line(
-        f"step {step:>6,}/{training.steps:,}  epoch {record['epoch']:6.2f}/{training.config.epochs}"
-        f"  loss {record['train/loss']:7.4f}  accuracy {100 * record['train/accuracy']:5.1f} %"
-        f"  {record['train/samples_per_second']:7,.0f} samples/s  wait {100 * record['train/wait_share']:4.1f} %"
-        f"  lr {lr:.1e}"
-    )
+    training.journal.line(step_line(record, steps=training.steps, epochs=training.config.epochs))
 
 
 def _decide(training: Training) -> str:
@@ -137,7 +133,7 @@ def _end_epoch(training: Training) -> None:
         told = {f"valid/{name}": value for name, value in metrics.summary(predictions).items()}
         better = _is_better(told, training=training)
         if better:
-            training.best = told[training.config.monitor]
+            training.best = told[training.monitor]
         _log_validation(training, told, better=better)  # first: a record past the checkpoint is dropped, not missed
         save(training, best=better)
     else:
@@ -151,14 +147,14 @@ def predict_split(training: Training, *, split: str) -> metrics.Predictions:
         training.learner.mel,
         split=training.data.splits[split],
         config=training.config,
-        classes=training.loader.classes,
+        task=training.learner.task,
         session=training.session,
         readers=training.loader.pool,
     )
 
 
 def _is_better(told: Mapping[str, Any], *, training: Training) -> bool:
-    name = training.config.monitor
+    name = training.monitor
     value, best = told[name], training.best
     if value is None or best is None:
         return best is None
@@ -172,8 +168,4 @@ def _log_validation(training: Training, told: dict[str, Any], *, better: bool) -
     where = {"step": cursor // training.config.batch_size, "cursor": cursor}
     epoch = cursor / training.loader.order.span
     training.journal.record({**where, "epoch": round(epoch, 4), **told})
-    training.journal.line(
-        f"epoch {epoch:5.2f}  valid loss {told['valid/loss']:7.4f}  accuracy {100 * told['valid/accuracy']:5.1f} %"
-        f"  macro {100 * told['valid/macro_accuracy']:5.1f} % of {told['valid/classes_present']} classes"
-        + ("  best" if better else "")
-    )
+    training.journal.line(validation_line(told, epoch=epoch) + ("  best" if better else ""))

@@ -1,72 +1,23 @@
 """metrics: per-row results of a split -> the numbers that are told. Pure numpy; nothing here knows a model or a device.
 
 A class without a row in the split (NSynth's synth_lead outside train) has no accuracy and counts in no mean. What
-can't be said, since there are no rows or fewer than two groups, is None, never nan: the numbers go to JSON.
+can't be said, since there are no rows or fewer than two groups, is None, never nan: the numbers go to JSON. Where a
+row has any number of classes, what counts as an answer is the decision on each of them, at a probability of a half; how
+well the classes are ranked is trainers.ranking's.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import DataError
+from shards.classes import is_midi
+from trainers import ranking
+from trainers.predictions import THRESHOLD, Predictions, Tally
 
 INTERVAL_SEED = 0
 RESAMPLES = 2000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions:
-    """A model's answers for every row of a split, in index order.
-
-    `target` (rows,) and `probabilities` (rows, classes) are in the order of `classes`; `loss` (rows,) is in nats.
-    `group` names each row's instrument, the key itself where there is none; `source` is empty where it isn't known.
-    `masked` rows couldn't be read and are left out of all else.
-    Raises DataError where the fields don't fit each other.
-    """
-
-    split: str
-    classes: tuple[str, ...]
-    keys: tuple[str, ...]
-    target: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-    loss: NDArray[np.float32]
-    group: tuple[str, ...]
-    source: tuple[str, ...]
-    masked: int = 0
-
-    def __post_init__(self) -> None:
-        rows, num_classes = len(self.keys), len(self.classes)
-        if len(set(self.classes)) != num_classes or not num_classes:
-            raise DataError(f"class names must differ and be at least one; split {self.split!r} has {self.classes}")
-        shapes = (self.target.shape, self.probabilities.shape, self.loss.shape)
-        if shapes != ((rows,), (rows, num_classes), (rows,)):
-            raise DataError(
-                f"target, probabilities and loss must fit {rows} keys and {num_classes} classes;"
-                f" split {self.split!r} has shapes {shapes}"
-            )
-        if len(self.group) != rows or len(self.source) not in (0, rows):
-            counts = (len(self.group), len(self.source))
-            raise DataError(f"group and source must name {rows} rows; split {self.split!r} has {counts}")
-        if rows and not (self.target.min() >= 0 and self.target.max() < num_classes):
-            raise DataError(
-                f"targets must lie in 0..{num_classes - 1};"
-                f" split {self.split!r} has {self.target.min()}..{self.target.max()}"
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tally:
-    """How many rows there were, and how many of them were answered rightly."""
-
-    rows: int
-    correct: int
-
-    @property
-    def accuracy(self) -> float | None:
-        """The share of right answers; None without rows."""
-        return self.correct / self.rows if self.rows else None
+OCTAVE = 12
 
 
 class Confused(NamedTuple):
@@ -83,14 +34,16 @@ def predicted(predictions: Predictions) -> NDArray[np.int64]:
     return predictions.probabilities.argmax(axis=1)
 
 
-def correct(predictions: Predictions) -> NDArray[np.bool_]:
-    """Say for each row (rows,) whether its likeliest class is its target."""
-    return predicted(predictions) == predictions.target
+def correct(predictions: Predictions) -> NDArray[np.int64]:
+    """Count each row's right answers (rows,): its likeliest class, or every class that is decided rightly."""
+    if predictions.many:
+        return ((predictions.probabilities > THRESHOLD) == predictions.target.astype(bool)).sum(axis=1)
+    return (predicted(predictions) == predictions.target).astype(np.int64)
 
 
 def accuracy(predictions: Predictions) -> float | None:
-    """Give the share of rows answered rightly; None without rows."""
-    return float(correct(predictions).mean()) if predictions.keys else None
+    """Give the share of right answers; None without rows."""
+    return float(correct(predictions).mean() / predictions.each) if predictions.keys else None
 
 
 def per_class(predictions: Predictions) -> dict[str, Tally]:
@@ -104,11 +57,26 @@ def per_class(predictions: Predictions) -> dict[str, Tally]:
 
 def per_source(predictions: Predictions) -> dict[str, Tally]:
     """Count rows and right answers of every source, by name; empty where sources aren't known."""
-    if not predictions.source:
+    return _per_name(predictions.source, predictions)
+
+
+def per_family(predictions: Predictions) -> dict[str, Tally]:
+    """Count rows and right answers of every family, by name; empty where families aren't known, or are the classes."""
+    return _per_name(predictions.family, predictions)
+
+
+def _per_name(named: tuple[str, ...], predictions: Predictions) -> dict[str, Tally]:
+    codes, names = _codes(named)
+    rows, right = _counts(codes, num_codes=len(names), right=correct(predictions)) if named else ([], [])
+    return {names[i]: Tally(rows=int(rows[i]), correct=int(right[i]), each=predictions.each) for i in np.argsort(names)}
+
+
+def pitch_accuracies(predictions: Predictions) -> dict[str, float]:
+    """Give the shares of MIDI pitches answered within a semitone, and in the right pitch class in any octave."""
+    if not predictions.keys or predictions.many or not is_midi(predictions.label, predictions.classes):
         return {}
-    codes, names = _codes(predictions.source)
-    rows, right = _counts(codes, num_codes=len(names), right=correct(predictions))
-    return {names[i]: Tally(rows=int(rows[i]), correct=int(right[i])) for i in np.argsort(names)}
+    off = np.abs(predicted(predictions) - predictions.target)
+    return {"semitone_accuracy": float((off <= 1).mean()), "chroma_accuracy": float((off % OCTAVE == 0).mean())}
 
 
 def macro_accuracy(predictions: Predictions) -> tuple[float | None, tuple[str, ...]]:
@@ -162,28 +130,51 @@ def interval(predictions: Predictions, *, seed: int, resamples: int = RESAMPLES)
     kinds, counts = np.unique(tallies, axis=0, return_counts=True)
     generator = np.random.Generator(np.random.Philox(key=seed))
     pooled = generator.multinomial(len(names), counts / len(names), size=resamples) @ kinds
-    low, high = np.quantile(pooled[:, 1] / pooled[:, 0], (0.025, 0.975))
+    low, high = np.quantile(pooled[:, 1] / (pooled[:, 0] * predictions.each), (0.025, 0.975))
     return float(low), float(high)
 
 
 def summary(predictions: Predictions) -> dict[str, float | int | None]:
-    """Give a split's numbers as one flat dict of plain values for JSON, classes' accuracies as `accuracy/NAME`."""
-    macro, present = macro_accuracy(predictions)
-    low, high = interval(predictions, seed=INTERVAL_SEED) or (None, None)
+    """Give a split's numbers as one flat dict of plain values for JSON: a class's own as `accuracy/NAME` and so on."""
     loss = float(predictions.loss.mean(dtype=np.float64)) if predictions.keys else None
-    numbers = {
+    numbers: dict[str, float | int | None] = {
         "rows": len(predictions.keys),
         "masked": predictions.masked,
         "groups": len(set(predictions.group)),
-        "classes_present": len(present),
         "loss": loss if loss is not None and np.isfinite(loss) else None,
+    }
+    numbers |= _summary_of_many(predictions) if predictions.many else _summary_of_one(predictions)
+    for what, tallies in (("family", per_family(predictions)), ("source", per_source(predictions))):
+        numbers |= {f"{what}/{name}": tally.accuracy for name, tally in tallies.items()}
+    return numbers
+
+
+def _summary_of_one(predictions: Predictions) -> dict[str, float | int | None]:
+    macro, present = macro_accuracy(predictions)
+    low, high = interval(predictions, seed=INTERVAL_SEED) or (None, None)
+    numbers = {
+        "classes_present": len(present),
         "accuracy": accuracy(predictions),
         "accuracy_low": low,
         "accuracy_high": high,
         "macro_accuracy": macro,
         "majority_share": majority_share(predictions.target),
+        **pitch_accuracies(predictions),
     }
     return numbers | {f"accuracy/{name}": tally.accuracy for name, tally in per_class(predictions).items()}
+
+
+def _summary_of_many(predictions: Predictions) -> dict[str, float | int | None]:
+    scores = ranking.score_classes(predictions.target, predictions.probabilities, classes=predictions.classes)
+    numbers = {
+        "classes_scored": sum(score.ap is not None for score in scores),
+        "map": ranking.mean_ap(scores),
+        "macro_auc": ranking.macro_auc(scores),
+        "chance_map": ranking.chance_ap(scores),
+        "label_accuracy": accuracy(predictions),
+    }
+    numbers |= {f"ap/{score.name}": score.ap for score in scores}
+    return numbers | {f"auc/{score.name}": score.auc for score in scores}
 
 
 def _codes(names: tuple[str, ...]) -> tuple[NDArray[np.int64], list[str]]:
@@ -194,7 +185,8 @@ def _codes(names: tuple[str, ...]) -> tuple[NDArray[np.int64], list[str]]:
 
 
 def _counts(
-    codes: NDArray[np.int64], *, num_codes: int, right: NDArray[np.bool_]
+    codes: NDArray[np.int64], *, num_codes: int, right: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Count rows and right answers (num_codes,) of each code."""
-    return np.bincount(codes, minlength=num_codes), np.bincount(codes[right], minlength=num_codes)
+    rights = np.bincount(codes, weights=right, minlength=num_codes)  # floats count exactly up to 2 ** 53
+    return np.bincount(codes, minlength=num_codes), rights.astype(np.int64)

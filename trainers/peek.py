@@ -29,6 +29,7 @@ from trainers.data import Data, check_split, open_data, open_split
 from trainers.masks import mask
 from trainers.mel import LogMel
 from trainers.peek_page import Peek, Row, Sound, render_peek
+from trainers.predictions import tell
 from trainers.training import make_loader
 
 TOLD = ("label", "seed", "where", "batch_size", "crop_seconds", "pad", "on_bad_row", "verify_reads", "transforms")
@@ -79,7 +80,7 @@ def _open(config: TrainConfig, *, split: str) -> Data:
     if split == "train":
         return data
     found = open_split(config, split)
-    check_split(found, label=config.label, classes=data.classes, sample_rate=data.sample_rate)
+    check_split(found, label=config.label, classes=data.classes, many=data.many, sample_rate=data.sample_rate)
     order = make_order(found.packs, seed=config.seed, where=config.where)
     return dataclasses.replace(data, splits={**data.splits, "train": found}, order=order)
 
@@ -132,7 +133,7 @@ def _row(
     place |= {"repeat": str(name[4])} if config.balance else {}
     return Row(
         key=key,
-        label=loader.classes[int(batch.label[at])],
+        label=tell(loader.classes, batch.label[at].numpy()),
         view=view,
         name=name,
         draws=(

@@ -8,7 +8,7 @@ import base64
 import dataclasses
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from shards import audio
 from shards.format import write_whole
 from trainers import figures, metrics, tables
-from trainers.baseline import MAJORITY
-from trainers.metrics import Predictions
+from trainers.headlines import make_headline, percent
+from trainers.predictions import Predictions
 
 TEMPLATE = "report.html.j2"
 SOUND_BUDGET = 3 * 2**18  # points of sound in all, 2.1 MB of text: twelve whole notes of NSynth
@@ -31,12 +31,15 @@ NUM_CONFUSED = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
-    """A sample to look at and listen to: `waveform` (length,) in [-1, 1], `mel` (n_mels, frames) in 0..1."""
+    """A sample to look at and listen to: `waveform` (length,) in [-1, 1], `mel` (n_mels, frames) in 0..1.
+
+    `probability` is that of the class predicted, None where there may be any number of them.
+    """
 
     key: str
     target: str
     predicted: str
-    probability: float
+    probability: float | None
     loss: float
     waveform: NDArray[np.float32]
     sample_rate: int
@@ -48,7 +51,8 @@ class Report:
     """All that a page tells of a run. What is empty leaves its section out.
 
     `config` and `environment` are nested and JSON-able; `records` are the lines of metrics.jsonl; `baselines` gives
-    accuracies by split, then by the baseline's name. `examples` are shown by falling loss.
+    accuracies, or mAPs where a row has any number of classes, by split, then by the baseline's name. `examples` are
+    shown by falling loss.
     """
 
     name: str
@@ -60,50 +64,27 @@ class Report:
     baselines: dict[str, dict[str, float]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A baseline's accuracy on a split, and whether it lies below, inside or above the interval ("" without one)."""
-
-    name: str
-    accuracy: float
-    place: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Headline:
-    """A split's first figures: what was reached, within what bounds, beside what marks. `unit` is what a group is."""
-
-    split: str
-    rows: int
-    groups: int
-    unit: str
-    accuracy: float | None
-    bounds: tuple[float, float] | None
-    macro: float | None
-    present: tuple[str, ...]
-    absent: tuple[str, ...]
-    marks: tuple[Mark, ...]
-    verdict: str
-
-
 def render_report(report: Report) -> str:
     """Render the page as HTML: figures first, then what they're made of."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": lambda count: f"{count:,}"}
+    environment.filters |= {"percent": percent, "number": lambda count: f"{count:,}"}
     source = importlib.resources.files("trainers").joinpath(TEMPLATE).read_text("utf-8")
     examples = sorted(report.examples, key=lambda example: -example.loss)
     length = SOUND_BUDGET // max(len(examples), 1)
+    many = any(split.many for split in report.splits)
+    heard = [split for split in report.splits if split.keys]
     return environment.from_string(source).render(
         name=report.name,
         progress=_progress(report.records),
-        headlines=[_headline(split, baselines=report.baselines.get(split.split, {})) for split in report.splits],
+        headlines=[make_headline(split, baselines=report.baselines.get(split.split, {})) for split in report.splits],
         curves=figures.curves(report.records),
-        confusions=[_confusion(split) for split in report.splits if split.keys],
+        confusions=[] if many else [_confusion(split) for split in heard],
         split_names=[split.split for split in report.splits],
-        families=tables.family_rows(report.splits),
-        sources=tables.source_rows(report.splits),
+        scores=_most(tables.score_rows(report.splits)) if many and heard else None,
+        groups=_groups(report.splits, many=many) if heard else [],
+        right="share of the classes decided rightly" if many else "accuracy",
         examples=[(example, *_example_media(example, length=length)) for example in examples],
         config=_flat(report.config),
         environment=_flat(report.environment),
@@ -123,49 +104,16 @@ def _progress(records: list[dict[str, Any]]) -> str:
     return "" if step is None or epoch is None else f"{step:,} steps, {epoch:.1f} epochs."
 
 
-def _headline(predictions: Predictions, *, baselines: Mapping[str, float]) -> Headline:
-    bounds = metrics.interval(predictions, seed=metrics.INTERVAL_SEED)
-    macro, present = metrics.macro_accuracy(predictions)
-    majority = baselines.get(MAJORITY, metrics.majority_share(predictions.target))
-    others = {name: share for name, share in baselines.items() if name != MAJORITY}
-    groups = len(set(predictions.group))
-    marks = others if majority is None else {MAJORITY: majority} | others
-    return Headline(
-        split=predictions.split,
-        rows=len(predictions.keys),
-        groups=groups,
-        unit="instruments" if groups < len(predictions.keys) else "samples",
-        accuracy=metrics.accuracy(predictions),
-        bounds=bounds,
-        macro=macro,
-        present=present,
-        absent=tuple(name for name in predictions.classes if name not in present),
-        marks=tuple(
-            Mark(name=name, accuracy=share, place=_place(share, bounds=bounds)) for name, share in marks.items()
-        ),
-        verdict=_verdict(bounds, majority=majority),
-    )
+def _groups(splits: Sequence[Predictions], *, many: bool) -> list[tuple[str, list[Any], int]]:
+    """List the tables of right answers: what a row is, the rows shown, and how many there are in all."""
+    found = [] if many else [(tables.heading(splits), tables.class_rows(splits))]
+    found += [("family", tables.family_rows(splits)), ("source", tables.source_rows(splits))]
+    return [(what, *_most(rows)) for what, rows in found if rows]
 
 
-def _place(share: float, *, bounds: tuple[float, float] | None) -> str:
-    if bounds is None:
-        return ""
-    return "below" if share < bounds[0] else "above" if share > bounds[1] else "inside"
-
-
-def _verdict(bounds: tuple[float, float] | None, *, majority: float | None) -> str:
-    """Say in plain words whether the interval's lower end lies above always answering the majority class."""
-    if majority is None:
-        return "There are no rows, so there is nothing to compare."
-    if bounds is None:
-        return "With one instrument only there is no interval: how it would do on others can't be told."
-    low, mark = _percent(bounds[0]), _percent(majority)
-    if bounds[0] > majority:
-        return f"Better than always answering the majority class: the interval's lower end, {low}, lies above {mark}."
-    return (
-        "Not shown to be better than always answering the majority class:"
-        f" the interval's lower end, {low}, doesn't lie above {mark}."
-    )
+def _most(rows: Sequence[tables.Row[Any]]) -> tuple[list[Any], int]:
+    """Keep the rows that a page has room for, and tell how many there are in all."""
+    return tables.most_frequent(rows, most=MAX_TABLE_CLASSES), len(rows)
 
 
 def _confusion(predictions: Predictions) -> dict[str, Any]:
@@ -202,7 +150,3 @@ def _flat(values: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, str
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
             rows.append((f"{prefix}{name}", text))
     return rows
-
-
-def _percent(share: float | None, decimals: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{decimals}f}\N{NO-BREAK SPACE}%"

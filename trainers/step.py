@@ -9,13 +9,13 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from torch.nn import functional
 
 from streaming.batch import Batch
 from trainers.masks import MaskConfig, mask
 from trainers.mel import LogMel
 from trainers.network import Pooled
 from trainers.optim import OptimConfig, set_lr
+from trainers.task import Task, right_answers, row_losses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Learner:
     """The model as it is called: compiled where that is asked for, wrapped by DDP where there are several ranks."""
     optimizer: torch.optim.Optimizer
     config: OptimConfig
+    task: Task = dataclasses.field(default_factory=Task)
     dtype: torch.dtype = torch.float32
     """What the network computes in: bfloat16 is autocast, float64 is meant."""
     micro_batch: int | None = None
@@ -78,10 +79,9 @@ def _hear(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=learner.dtype == torch.bfloat16):
         logits = learner.network(pictures, sounding)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = functional.cross_entropy(
-        logits, batch.label, reduction="none", label_smoothing=learner.config.label_smoothing
-    )
-    correct = ((logits.detach().argmax(1) == batch.label) * batch.weight).sum()
+    task, smoothing = learner.task, learner.config.label_smoothing
+    losses = row_losses(task, logits, batch.label, smoothing=smoothing, weights=task.weights)
+    correct = (right_answers(task, logits.detach(), batch.label) * batch.weight).sum()
     return (losses * batch.weight).sum(), correct.to(losses.dtype)
 
 

@@ -27,6 +27,7 @@ from trainers.rowlog import RowLog
 from trainers.run import Run
 from trainers.session import Session
 from trainers.step import Learner
+from trainers.task import choose_monitor, make_task
 from trainers.uploads import Uploads
 from trainers.weights import init_from
 
@@ -51,6 +52,11 @@ class Training:
     saved: float = dataclasses.field(default_factory=time.monotonic)
     stopped: bool = False
     masked: int = 0
+
+    @property
+    def monitor(self) -> str:
+        """The metric by which the best checkpoint is kept."""
+        return choose_monitor(self.config, many=self.data.many)
 
     @property
     def total(self) -> int:
@@ -116,6 +122,7 @@ def _make_learner(
         network=_wrap(pooled, config=config, session=session),
         optimizer=optimizer,
         config=config.optim,
+        task=make_task(config, data.train.packs, classes=data.classes, order=data.order, device=session.device),
         dtype=dtype,
         micro_batch=config.micro_batch,
         frozen=frozen,
@@ -203,6 +210,7 @@ def save(training: Training, *, best: bool = False) -> None:
         "epochs": training.config.epochs,
         "label": training.config.label,
         "classes": training.loader.classes,
+        "many": training.data.many,
         "best": training.best,
         "frozen": training.learner.frozen,
         "finished": training.loader.cursor >= training.total,

@@ -126,6 +126,24 @@ def test_a_row_that_is_counted_twice_is_no_evaluation():
         merge_windows(torch.ones(4, 1), rows=[4, 5, 5, 6], weights=torch.ones(4), share=range(4, 7))
 
 
+@pytest.mark.parametrize("views", [1, 2, 3, 7])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 24])
+def test_views_are_spread_evenly_over_each_row_and_weigh_alike(clips: Pack, world_size: int, views: int):
+    ranks = [pieces(batches) for batches in hear(clips, world_size=world_size, views=views)]
+    heard = [one for rank in ranks for one in rank]
+    for row, length in enumerate(clips.read("length")["length"].to_pylist()):
+        windows, sound = [one for one in heard if one[0] == row], stored(clips, row)
+        assert sum(weight for *_, weight in windows) == pytest.approx(1)
+        if length <= WINDOW:
+            assert [len(part) for _, _, part, _ in windows] == [length]
+            continue
+        starts = [(length - WINDOW) // 2] if views == 1 else np.linspace(0, length - WINDOW, views).astype(int)
+        assert len(windows) == views
+        for start, (_, _, part, weight) in zip(starts, windows, strict=True):
+            np.testing.assert_array_equal(part, sound[start : start + WINDOW])
+            assert weight == pytest.approx(1 / views)
+
+
 def test_a_window_of_no_sample_is_refused(clips: Pack):
     with pytest.raises(UsageError, match=r"window_seconds must give at least one sample, got 1e-05: 30 is usual"):
         hear(clips, window_seconds=1e-5)

@@ -154,7 +154,7 @@ def test_packs_agree_on_what_a_label_is(tmp_path: Path, pack: Pack):
     text = make_pack(tmp_path, shard_rows=(2,), labels={"pitch": ["low", "high"]})
     assert mix_classes([text], "pitch") == ("high", "low"), "text is text, whatever it's called"
     with pytest.raises(UsageError, match=r"label 'pitch' is text in .* and whole numbers in .*: pack one of them anew"):
-        mix_classes([pack, text], "pitch")
+        mix_classes([text, pack], "pitch")
     with pytest.raises(UsageError, match=r"classes of pitch must be MIDI's 0 to 127, got 100 names: leave classes out"):
         Loader(pack, batch_size=2, label="pitch", crop_seconds=0.1, classes=MIDI[:100])
 

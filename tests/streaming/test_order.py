@@ -203,7 +203,8 @@ def test_data_that_is_none_is_refused(text):
 def test_classes_are_those_of_all_packs_by_name(packs):
     assert mix_classes(packs, "family") == ("bass", "only a", "only b", "only c")
     with pytest.raises(
-        UsageError, match=r"label 'a' is not a column of text or whole numbers of .*/b/train: take one of family, b"
+        UsageError,
+        match=r"label 'a' is not a column of text .* of .*/b/train, or of lists of them: take one of family, b",
     ):
         mix_classes(packs, "a")
 

@@ -46,7 +46,7 @@ def test_where_chooses_in_every_split_and_limit_and_balance_in_training_alone(da
     pitches = {name: split.column("pitch") for name, split in found.splits.items()}
     assert all(max(column) < 50 for column in pitches.values())
     assert {name: len(column) for name, column in pitches.items()} == {"train": 12, "valid": 10, "test": 10}
-    labels = found.train.label_ids(FAMILY, found.classes)
+    labels = found.train.targets(FAMILY, found.classes)
     assert found.order.span == 3 * max(Counter(labels.tolist()).values())
 
 

@@ -1,11 +1,9 @@
 """Evaluation's answers: the same at any world size, and for a note whatever it shares a batch with."""
 
-import dataclasses
 import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,37 +15,19 @@ from shards.index import Pack, open_pack
 from streaming.evaluation import whole_notes
 from streaming.world import World
 from tests.streaming.clips import clip, make_clips
+from tests.trainers.together import Together, on_ranks
 from trainers import evaluate as module
 from trainers.config import TrainConfig
 from trainers.data import Split
 from trainers.evaluate import evaluate
 from trainers.mel import LogMel
 from trainers.metrics import Predictions
+from trainers.task import Task
 
 LABEL = "instrument_family_str"
 LENGTHS = [3000, 1, 500, 3000, 1023, 1024, 4096, 2048, 5001, 3000, 77, 4097, 8192, 2048]
 WINDOW = 2048
 KEPT = np.array([0, 1, 2, 4, 6, 8, 11, 12, 13])
-
-
-@dataclasses.dataclass(frozen=True)
-class Together:
-    """A rank among threads, that gathers as Session does."""
-
-    world: World
-    box: list[Any]
-    barrier: threading.Barrier
-    device: torch.device = dataclasses.field(default_factory=partial(torch.device, "cpu"))
-
-    def share_buffers(self, model: torch.nn.Module) -> None:
-        """All have one model."""
-
-    def gather(self, value: Any) -> list[Any]:
-        self.box[self.world.rank] = value
-        self.barrier.wait(60)
-        found = list(self.box)
-        self.barrier.wait(60)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +52,14 @@ def answers(
     """Evaluate on each of a group of ranks."""
     mel, model = network
     config = TrainConfig(label=LABEL, on_bad_row=on_bad_row)
-    box, barrier, found = [None] * world_size, threading.Barrier(world_size), [None] * world_size
+    task = Task(label=LABEL, classes=packs[0].classes[LABEL])
 
-    def run(rank: int) -> None:
-        session = Together(World(rank=rank, world_size=world_size), box, barrier)
+    def work(session: Together) -> Predictions:
         own = tuple(open_pack(pack.home.parent, split="valid") for pack in packs)  # as a process of its own has
         split = Split(name="valid", packs=own, kept=tuple(kept))
-        found[rank] = evaluate(model, mel, split=split, config=config, classes=packs[0].classes[LABEL], session=session)
+        return evaluate(model, mel, split=split, config=config, task=task, session=session)
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    return on_ranks(world_size, work)
 
 
 @pytest.fixture
@@ -144,5 +118,5 @@ def test_a_row_that_went_missing_is_no_result(network, packs, monkeypatch):
         split = Split(name="valid", packs=packs[:1], kept=(KEPT,))
         evaluate(
             network[1], network[0], split=split, config=TrainConfig(label=LABEL),
-            classes=packs[0].classes[LABEL], session=session,
+            task=Task(label=LABEL, classes=packs[0].classes[LABEL]), session=session,
         )  # fmt: skip

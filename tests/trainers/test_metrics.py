@@ -182,7 +182,7 @@ def test_summary_is_plain_json_even_with_a_loss_that_is_not_finite():
     [
         ({"classes": ("bass", "bass", "flute")}, "class names must differ"),
         ({"loss": np.ones(3, np.float32)}, "must fit 2 keys and 3 classes"),
-        ({"group": ("one",)}, r"group and source must name 2 rows; split 'valid' has \(1, 0\)"),
+        ({"group": ("one",)}, r"group, source and family must name 2 rows; split 'valid' has \(1, 0, 0\)"),
         ({"target": np.array([0, 3])}, r"targets must lie in 0\.\.2; split 'valid' has 0\.\.3"),
     ],
 )

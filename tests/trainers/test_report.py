@@ -16,7 +16,7 @@ from shards import audio
 from trainers import figures
 from trainers.metrics import Predictions
 from trainers.report import Example, Report, render_report, write_report
-from trainers.tables import family_rows, source_rows, terminal_table
+from trainers.tables import class_rows, source_rows, terminal_table
 
 ATTACK = "</script><script>alert(1)</script><img src=http://evil.example/x onerror='x'>\"{{ 7 * 191 }}"
 SECTIONS = ("headline", "curves", "confusion", "pairs", "families", "examples", "config", "environment")
@@ -239,7 +239,7 @@ def test_pulls_in_neither_pyplot_nor_torch_nor_ray():
 
 
 def test_tables_line_up_splits_of_different_classes():
-    rows = family_rows([make_predictions(classes=("a", "b", "c")), make_predictions(classes=("b", "d"), rows=50)])
+    rows = class_rows([make_predictions(classes=("a", "b", "c")), make_predictions(classes=("b", "d"), rows=50)])
     assert [row.name for row in rows] == ["a", "b", "c", "d"]
     assert [tally.rows for tally in rows[3].tallies] == [0, 0]
     assert source_rows([make_predictions(source=())]) == []
