@@ -20,6 +20,7 @@ from shards.index import Pack
 from streaming.batch import Batch
 from trainers.config import OptimConfig
 from trainers.journal import read_records
+from trainers.learner import choose_dtype
 from trainers.masks import MaskConfig
 from trainers.mel import LogMel
 from trainers.model import ModelConfig, build_model
@@ -27,7 +28,6 @@ from trainers.network import Pooled
 from trainers.optim import make_optimizer
 from trainers.run import Run
 from trainers.step import Learner, train_step
-from trainers.training import choose_dtype
 
 ROWS, SECONDS, STEPS, CLASSES = 256, 2.5, 50, 11
 MODELS = ("resnet18", "resnet50")

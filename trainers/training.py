@@ -2,34 +2,26 @@
 
 import contextlib
 import dataclasses
-import gc
 import time
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 
-from shards.errors import DataError, UsageError
+from shards.errors import DataError
 from streaming.loader import Loader
 from streaming.world import World
 from trainers import checkpoint
 from trainers.config import TrainConfig
 from trainers.data import Data, open_data
-from trainers.head import freeze_body, unfreeze
 from trainers.journal import Journal
-from trainers.mel import LogMel
-from trainers.model import build_model
+from trainers.learner import make_learner, thaw
 from trainers.named import load_transforms
-from trainers.network import Pooled
-from trainers.optim import make_optimizer
 from trainers.rowlog import RowLog
 from trainers.run import Run
 from trainers.session import Session
 from trainers.step import Learner
-from trainers.task import choose_monitor, make_task
+from trainers.task import choose_monitor
 from trainers.uploads import Uploads
-from trainers.weights import init_from
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -74,7 +66,7 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
     data = open_data(config)
     loader = make_loader(config, data, world=session.world, readers=config.readers or 0, device=session.device)
     files = session.broadcast(_newest_files(run) if session.is_first else None)
-    learner, state, said = _make_learner(config, data=data, session=session, files=files)
+    learner, state, said = make_learner(config, data=data, session=session, files=files)
     if state:
         loader.load_state_dict(state, rebatch=config.rebatch)
     step = loader.cursor // config.batch_size
@@ -97,69 +89,14 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
     return training
 
 
-def _make_learner(
-    config: TrainConfig, *, data: Data, session: Session, files: Mapping[str, bytes] | None
-) -> tuple[Learner, dict[str, Any], str]:
-    """Build what learns, as `files` of a checkpoint left it; return its state, and what is to be told of its start."""
-    dtype = choose_dtype(config.precision, session.device)
-    kept = torch.float64 if dtype == torch.float64 else torch.float32
-    model, said = build_model(config.model, num_classes=len(data.classes), seed=config.seed), ""
-    if config.init_from and not files and session.is_first:  # DDP hands rank 0's weights to all
-        said = init_from(config.init_from, model, config=config.model, classes=data.classes)
-    model.to(session.device, kept)
-    if session.device.type == "cuda":
-        model.to(memory_format=torch.channels_last)
-    frozen = checkpoint.state_of(files).get("frozen", False) if files else config.optim.frozen_epochs > 0
-    if frozen:
-        freeze_body(model)
-    optimizer = make_optimizer(model, config.optim)
-    state = checkpoint.restore(files, model=model, optimizer=optimizer) if files else {}
-    pooled = Pooled(model)
-    learner = Learner(
-        mel=LogMel(config.mel, sample_rate=data.sample_rate).to(session.device, kept),
-        masks=config.masks,
-        model=pooled,
-        network=_wrap(pooled, config=config, session=session),
-        optimizer=optimizer,
-        config=config.optim,
-        task=make_task(config, data.train.packs, classes=data.classes, order=data.order, device=session.device),
-        dtype=dtype,
-        micro_batch=config.micro_batch,
-        frozen=frozen,
-    )
-    return learner, state, said
-
-
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return what a network computes in on a device.
-
-    Raises:
-        UsageError: the device can't compute in that.
-    """
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "mps" and precision == "float64":
-        raise UsageError("precision float64 isn't there on mps: take float32, or --device cpu")
-    return DTYPES[precision]
-
-
-def _wrap(pooled: Pooled, *, config: TrainConfig, session: Session) -> torch.nn.Module:
-    """Return a model as it is called: compiled where asked for, and averaged over ranks where there are several."""
-    return session.wrap(torch.compile(pooled) if config.compile else pooled)  # pyright: ignore[reportArgumentType]
-
-
 def unfreeze_if_due(training: Training) -> None:
     """Let the body learn too, once the frozen epochs are over."""
     learner, config = training.learner, training.config
-    if not learner.frozen or training.loader.cursor < config.optim.frozen_epochs * training.loader.order.span:
-        return
-    optimizer = unfreeze(training.model, learner.optimizer, config.optim)
-    training.learner = dataclasses.replace(learner, network=learner.model, optimizer=optimizer, frozen=False)
-    del learner
-    gc.collect()  # the old wrap takes its hooks off the head's gradients when it goes, and it holds itself in a ring
-    network = _wrap(training.learner.model, config=config, session=training.session)
-    training.learner = dataclasses.replace(training.learner, network=network)
-    say(training, f"the body learns too, from row {training.loader.cursor:,} on")
+    if learner.frozen and training.loader.cursor >= config.optim.frozen_epochs * training.loader.order.span:
+        training.learner = dataclasses.replace(learner, network=learner.model)  # the last word of the old wrap
+        del learner
+        training.learner = thaw(training.learner, config, session=training.session)
+        say(training, f"the body learns too, from row {training.loader.cursor:,} on")
 
 
 def make_loader(

@@ -12,6 +12,7 @@ from streaming.batch import Batch
 from tests.trainers.runs import config, launch_until, rows_of, weights
 from tests.trainers.worlds import Tiny
 from trainers.launch import launch
+from trainers.learner import choose_dtype
 from trainers.masks import MaskConfig
 from trainers.mel import LogMel
 from trainers.model import ModelConfig
@@ -19,7 +20,6 @@ from trainers.network import Pooled
 from trainers.optim import OptimConfig, make_optimizer
 from trainers.run import Run
 from trainers.step import Learner, train_step
-from trainers.training import choose_dtype
 
 
 def learner(**options) -> Learner:
