@@ -6,7 +6,7 @@ Whether to save or to stop is decided by rank 0 on logging steps and broadcast: 
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from streaming.clock import Clock
 from trainers import metrics
 from trainers.config import TrainConfig
 from trainers.evaluate import evaluate
+from trainers.gauges import show_gauges
 from trainers.optim import one_cycle
 from trainers.run import Run
 from trainers.session import Session
@@ -27,8 +28,17 @@ GO, SAVE, STOP = "go", "save", "stop"
 STAGES = ("read", "decode", "augment", "copy")  # seconds of this rank, all its readers together
 
 
-def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
-    """Train to the end, or to where the run is told to stop; True where it came to its end."""
+class DivergedError(DataError):
+    """The loss is no number any more."""
+
+
+def train(
+    config: TrainConfig, *, run: Run, session: Session, tell: Callable[[dict[str, Any]], None] | None = None
+) -> bool:
+    """Train to the end, or to where the run is told to stop; True where it came to its end.
+
+    `tell` is called on every rank with what each epoch's validation gave, once its checkpoint is written.
+    """
     training = set_up(config, run=run, session=session)
     try:
         if training.loader.cursor:
@@ -36,7 +46,9 @@ def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
         while training.loader.cursor < training.total and not training.stopped:
             _run_epoch(training)
             if not training.stopped:
-                _end_epoch(training)
+                told = _end_epoch(training)
+                if tell is not None:
+                    tell(told)
                 training.stopped = _decide(training) == STOP
         if training.loader.cursor < training.total:
             say(training, f"stopped at row {training.loader.cursor:,}: go on with --resume {run.name}")
@@ -81,7 +93,8 @@ def _log_step(
     told = training.session.gather(masked) if bad else []  # all ranks know the sum, so all are here
     seconds = clock.read()
     if not math.isfinite(loss):
-        raise DataError(f"train/loss is {loss} at step {step} (from row {batch.cursor}): lower --optim.lr and --resume")
+        where = f"step {step} (from row {batch.cursor})"
+        raise DivergedError(f"train/loss is {loss} at {where}: lower --optim.lr and --resume")
     if training.journal is None:
         return
     record = {
@@ -97,6 +110,7 @@ def _log_step(
         "train/lr": lr,
     }
     training.journal.record(record)
+    show_gauges(record, run=training.run.name)
     for row in itertools.chain(*told):
         training.journal.line(f"masked: {row.what}")
     training.journal.line(
@@ -123,8 +137,8 @@ def _save_or_stop(training: Training) -> bool:
     return training.stopped
 
 
-def _end_epoch(training: Training) -> None:
-    """Validate, keep the best, save: once, at the first step at or past the epoch's border."""
+def _end_epoch(training: Training) -> dict[str, Any]:
+    """Validate, keep the best, save: once, at the first step at or past the epoch's border. Return what was told."""
     if "valid" in training.data.splits:
         predictions = predict_split(training, split="valid")
         told = {f"valid/{name}": value for name, value in metrics.summary(predictions).items()}
@@ -133,8 +147,9 @@ def _end_epoch(training: Training) -> None:
             training.best = told[training.config.monitor]
         _log_validation(training, told, better=better)  # first: a record past the checkpoint is dropped, not missed
         save(training, best=better)
-    else:
-        save(training, best=True)
+        return {"epoch": training.loader.epoch, **told}
+    save(training, best=True)
+    return {"epoch": training.loader.epoch}
 
 
 def predict_split(training: Training, *, split: str) -> metrics.Predictions:
