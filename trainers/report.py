@@ -22,6 +22,7 @@ from shards.format import write_whole
 from trainers import figures, metrics, tables
 from trainers.baseline import MAJORITY
 from trainers.metrics import Predictions
+from trainers.report_sounds import Heard
 
 TEMPLATE = "report.html.j2"
 SOUND_BUDGET = 3 * 2**18  # points of sound in all, 2.1 MB of text: twelve whole notes of NSynth
@@ -58,6 +59,7 @@ class Report:
     splits: tuple[Predictions, ...]
     examples: tuple[Example, ...]
     baselines: dict[str, dict[str, float]]
+    heard: tuple[Heard, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ def render_report(report: Report) -> str:
         families=tables.family_rows(report.splits),
         sources=tables.source_rows(report.splits),
         examples=[(example, *_example_media(example, length=length)) for example in examples],
+        heard=report.heard,
         config=_flat(report.config),
         environment=_flat(report.environment),
     )
