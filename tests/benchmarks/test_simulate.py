@@ -1,11 +1,20 @@
 """Laws of the simulation: rows are exact, bytes are no less than a share needs, and a lost node's cost is bounded."""
 
 import dataclasses
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from aiohttp import web
 
-from benchmarks.simulate import Setting, count_rows, lost_seconds, make_order, order_span, simulate
+from benchmarks.simulate import Setting, count_rows, fetched_bytes, lost_seconds, make_order, order_span, simulate
+from shards.index import open_pack
+from shards.pack import pack
+from streaming import room
+from streaming.mirror import Mirror
+from streaming.order import next_shards
+from tests.conftest import serve, write_notes
 
 SMALL = Setting(shards=40, rows_per_shard=64, row_bytes=1000, ranks_per_node=4, batch_a_rank=4)
 WINDOWS = dataclasses.replace(SMALL, disk_bytes=30 * 64_000)
@@ -60,3 +69,51 @@ def test_the_same_seed_gives_the_same_figures():
 
 def test_the_slowest_of_more_ranks_is_slower():
     assert simulate(SMALL, world_size=4).skew < simulate(SMALL, world_size=32).skew
+
+
+def test_the_modelled_mirror_fetches_what_a_real_one_does(tmp_path: Path):
+    write_notes(tmp_path / "notes", split="train", count=120, length=2_000)
+    pack(tmp_path / "notes", tmp_path / "pack", split="train", rows_per_shard=2)
+    asked: list[str] = []
+
+    @web.middleware
+    async def count(request, handler):
+        asked.append(request.path)
+        return await handler(request)
+
+    with serve(tmp_path / "pack", middlewares=[count]) as address:
+        there = open_pack(address, split="train")
+        (size,) = set(there.shards.bytes.tolist())
+        setting = Setting(shards=60, rows_per_shard=2, row_bytes=size // 2, disk_bytes=44 * size, batch_a_rank=4)
+        order = make_order(setting, batch_size=8)
+        plan = order.plans[0]
+        assert plan.lanes > 1 and plan.window is not None
+        folder = tmp_path / "mirror"
+        room.prepare_folder(folder)
+        mirror = Mirror(there, folder=folder, budget_bytes=44 * size, pauses=())
+        fetched = []
+        for epoch in (0, 1):
+            asked.clear()
+            stretch = -1
+            for cursor in range(epoch * order.span, (epoch + 1) * order.span, plan.lanes):
+                if order.stretch(cursor) != stretch:
+                    stretch = order.stretch(cursor)
+                    mirror.expect(next_shards(order, cursor)[0])
+                    settle(folder)
+                for row in order.slots(cursor, batch_size=plan.lanes, slots=range(plan.lanes)).row.tolist():
+                    mirror.read(row // 2, offset=0, size=1)
+            fetched.append(sum(path.endswith(".tar") for path in asked) * size)
+        mirror.close()
+    told = [fetched_bytes(order, setting=setting, epoch=epoch) for epoch in (0, 1)]
+    assert fetched[0] == told[0]
+    assert fetched[1] == pytest.approx(told[1], rel=0.1)  # which unneeded shard goes first hangs on the clock
+
+
+def settle(folder: Path) -> None:
+    """Wait until nothing is fetched any more."""
+    before, calm = None, 0
+    while calm < 6:
+        time.sleep(0.02)
+        now = sorted(path.name for path in folder.iterdir())
+        calm = calm + 1 if now == before and not any(name.endswith(room.UNDER_WAY) for name in now) else 0
+        before = now
