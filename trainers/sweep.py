@@ -92,7 +92,10 @@ def sweep(options: SweepOptions) -> None:
     known = [read_outcome(trial, config=options.train) for trial in trials]
     done = sum(one.is_done for one in known)
     print(f"sweep {place.name} in {place.place}: {len(trials)} trials, {done} of them done", flush=True)  # noqa: T201
-    asked, failed = _run(options, place=place, known=known) if done < len(known) else (False, {})
+    try:
+        asked, failed = _run(options, place=place, known=known) if done < len(known) else (False, {})
+    except KeyboardInterrupt:  # the second one: trials end where they are
+        raise KeyboardInterrupt(f"go on with --resume {place.name}") from None
     known = [read_outcome(trial, config=options.train) for trial in trials]
     _tell(known, place=place, options=options)
     if asked and not all(one.is_done for one in known):

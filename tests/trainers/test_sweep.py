@@ -4,6 +4,7 @@ What starts Ray Tune for real is `make test-faults`, since it kills it.
 """
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -71,6 +74,22 @@ def test_trials_are_ranked_by_their_best_value_whichever_way_it_counts(known):
     names = [one.name[-1] for one in ranked(known, monitor="valid/loss")]
     assert names == ["3", "0", "1", "2", "4"]
     assert [one.name[-1] for one in ranked(known, monitor="valid/accuracy")] == ["1", "0", "3", "2", "4"]
+
+
+def test_a_resumed_sweep_stops_by_what_was_heard_before(known):
+    from trainers.tuner import _scheduler
+
+    base = known[0].trial.config
+    base = dataclasses.replace(base, monitor="valid/loss", epochs=3)
+    heard = [dataclasses.replace(one, state="finished", history=((1, 1.0 + one.epochs),)) for one in known]
+    for before, decisions in ((heard, ["CONTINUE", "STOP"]), ([], ["CONTINUE", "CONTINUE"])):
+        scheduler = _scheduler(base, known=before, keep=2, least_epochs=1)
+        found = []
+        for loss in (0.5, 9.0) if before else (9.0, 0.5):
+            trial: Any = SimpleNamespace(trial_id=str(loss))
+            scheduler.on_trial_add(None, trial)
+            found.append(scheduler.on_trial_result(None, trial, {"epoch": 1, "valid/loss": loss}))
+        assert found == decisions
 
 
 def test_the_page_draws_every_option_and_escapes_every_text(known, tmp_path: Path):
