@@ -174,7 +174,7 @@ def show(title: str, sections: Sequence[Section], *, packages: Sequence[str]) ->
     versions += [f"{name} {importlib.metadata.version(name)}" for name in packages]
     print(f"## {title}\n\n{describe_machine()}; {', '.join(versions)}.\n")
     for section in sections:
-        print(f"### {section.title}\n\n{section.claim}\n\n{_table(section.columns, section.rows)}\n")
+        print(f"### {section.title}\n\n{section.claim}\n\n{table(section.columns, section.rows)}\n")
         print(f"**{section.summary}**\n")
 
 
@@ -195,6 +195,7 @@ def _commit() -> str:
     return f"commit {said.stdout.strip()}" if said.returncode == 0 else "no commit"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table of Markdown; columns of numbers to the right."""
     rule = ["---"] + ["---:" if rows[0][i][:1].isdigit() else "---" for i in range(1, len(columns))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows))

@@ -53,6 +53,11 @@ def prepare_folder(folder: Path) -> int:
         return shutil.disk_usage(folder).free + sum(file.written for file in held)
 
 
+def held_bytes(folder: Path) -> int:
+    """Count the bytes that are in a mirror's files, whole or under way; none where there is no mirror."""
+    return sum(file.written for file in _held(folder)) if folder.is_dir() else 0
+
+
 @contextlib.contextmanager
 def claim(path: Path, *, wait: bool) -> Iterator[int | None]:
     """Open and lock a file under way. None where who had it has finished meanwhile; without `wait`, where one has it.

@@ -37,6 +37,7 @@ CORE = {
     ("streaming", "measure"): "--split --augment --readers --consumer-rate --json",
     ("trainers", "evaluate"): "--data --split --json",
     ("trainers", "peek"): "--data --out --split --rows --cursor",
+    ("trainers", "sweep"): "--vary --trials --keep --least-epochs --at-a-time --data --name --resume --runs --epochs",
 }
 VERBS = {"shards": SHARDS, "streaming": STREAMING, "trainers": TRAINERS}
 
@@ -64,7 +65,7 @@ def test_core_options_are_frozen_and_explained(room: str, verb: str, capsys):
 def test_the_verbs_are_those_that_work(capsys):
     assert [*SHARDS] == ["render", "pack", "index", "verify", "show"]
     assert [*STREAMING] == ["plan", "measure"]
-    assert [*TRAINERS] == ["train", "evaluate", "peek"]
+    assert [*TRAINERS] == ["train", "evaluate", "peek", "sweep"]
     for room in VERBS:
         assert door(room, "--help") == 0
         said = capsys.readouterr().out

@@ -12,6 +12,7 @@ from rich.console import Console
 from shards.door import print_json, run_door
 from trainers.config import PRESETS, TrainConfig, read_config
 from trainers.run import open_run
+from trainers.sweep import default_options, sweep
 
 
 def train(config: TrainConfig) -> None:
@@ -93,7 +94,7 @@ def peek(options: PeekOptions) -> None:
     print(f"written: {options.out}", file=sys.stderr)
 
 
-VERBS = {"train": train, "evaluate": evaluate, "peek": peek}
+VERBS = {"train": train, "evaluate": evaluate, "peek": peek, "sweep": sweep}
 
 
 def _peek_default(args: list[str]) -> PeekOptions:
@@ -107,7 +108,11 @@ def main(args: list[str] | None = None) -> int:
         "trainers",
         VERBS,
         given,
-        defaults={"train": lambda: _default(given[1:]), "peek": lambda: _peek_default(given[1:])},
+        defaults={
+            "train": lambda: _default(given[1:]),
+            "peek": lambda: _peek_default(given[1:]),
+            "sweep": lambda: default_options(given[1:], train=_default),
+        },
     )
 
 

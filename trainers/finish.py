@@ -23,8 +23,10 @@ from trainers.evaluate import evaluate
 from trainers.journal import Journal, read_records
 from trainers.mel import LogMel
 from trainers.model import build_model
+from trainers.peek import look
 from trainers.predictions import Predictions, tell
 from trainers.report import Example, Report, write_report
+from trainers.report_sounds import NUM_HEARD, Heard, hear
 from trainers.run import Run, open_run_at
 from trainers.session import Session
 from trainers.tables import terminal_table
@@ -69,6 +71,7 @@ def finish(config: TrainConfig, *, run: Run, session: Session) -> None:
             splits=found,
             examples=examples,
             baselines={split: dict(marks) for split, marks in baselines.items()},
+            heard=_heard(config),
         )
         write_report(report, run.report)
         _tell(run, found=found, baselines=baselines)
@@ -162,6 +165,16 @@ def _top_losses(predictions: Predictions, *, split: Split, mel: LogMel) -> tuple
         )
     notes.close()
     return tuple(examples)
+
+
+def _heard(config: TrainConfig) -> tuple[Heard, ...]:
+    """Take the run's first notes, before and after augmentation."""
+    try:
+        return hear(look(config, split="train", rows=min(NUM_HEARD, config.batch_size), cursor=0))
+    except DataError:
+        if config.on_bad_row == "raise":
+            raise
+        return ()  # the run was to bear rows that can't be read
 
 
 def _tell(run: Run, *, found: tuple[Predictions, ...], baselines: Mapping[str, Mapping[str, float]]) -> None:

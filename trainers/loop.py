@@ -6,7 +6,7 @@ Whether to save or to stop is decided by rank 0 on logging steps and broadcast: 
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from streaming.clock import Clock
 from trainers import metrics
 from trainers.config import TrainConfig
 from trainers.evaluate import evaluate
+from trainers.gauges import show_gauges
 from trainers.lines import step_line, validation_line
 from trainers.optim import one_cycle
 from trainers.run import Run
@@ -28,8 +29,17 @@ GO, SAVE, STOP = "go", "save", "stop"
 STAGES = ("read", "decode", "augment", "copy")  # seconds of this rank, all its readers together
 
 
-def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
-    """Train to the end, or to where the run is told to stop; True where it came to its end."""
+class DivergedError(DataError):
+    """The loss is no number any more."""
+
+
+def train(
+    config: TrainConfig, *, run: Run, session: Session, tell: Callable[[dict[str, Any]], None] | None = None
+) -> bool:
+    """Train to the end, or to where the run is told to stop; True where it came to its end.
+
+    `tell` is called on every rank with what each epoch's validation gave, once its checkpoint is written.
+    """
     training = set_up(config, run=run, session=session)
     try:
         if training.loader.cursor:
@@ -38,7 +48,9 @@ def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
             unfreeze_if_due(training)
             _run_epoch(training)
             if not training.stopped:
-                _end_epoch(training)
+                told = _end_epoch(training)
+                if tell is not None:
+                    tell(told)
                 training.stopped = _decide(training) == STOP
         training.uploads.wait()
         if training.loader.cursor < training.total:
@@ -86,7 +98,7 @@ def _log_step(
     seconds = clock.read()
     for name, value in (("loss", loss), ("grad_norm", grad_norm)):  # before anything is saved
         if not math.isfinite(value):
-            raise DataError(
+            raise DivergedError(
                 f"train/{name} is {value} at step {step} (from row {batch.cursor}): lower --optim.lr and --resume"
             )
     if training.journal is None:
@@ -105,6 +117,7 @@ def _log_step(
         "train/lr": lr,
     }
     training.journal.record(record)
+    show_gauges(record, run=training.run.name)
     for row in itertools.chain(*told):
         training.journal.line(f"masked: {row.what}")
     training.journal.line(step_line(record, steps=training.steps, epochs=training.config.epochs))
@@ -126,8 +139,8 @@ def _save_or_stop(training: Training) -> bool:
     return training.stopped
 
 
-def _end_epoch(training: Training) -> None:
-    """Validate, keep the best, save: once, at the first step at or past the epoch's border."""
+def _end_epoch(training: Training) -> dict[str, Any]:
+    """Validate, keep the best, save: once, at the first step at or past the epoch's border. Return what was told."""
     if "valid" in training.data.splits:
         predictions = predict_split(training, split="valid")
         told = {f"valid/{name}": value for name, value in metrics.summary(predictions).items()}
@@ -136,8 +149,9 @@ def _end_epoch(training: Training) -> None:
             training.best = told[training.monitor]
         _log_validation(training, told, better=better)  # first: a record past the checkpoint is dropped, not missed
         save(training, best=better)
-    else:
-        save(training, best=True)
+        return {"epoch": training.loader.epoch, **told}
+    save(training, best=True)
+    return {"epoch": training.loader.epoch}
 
 
 def predict_split(training: Training, *, split: str) -> metrics.Predictions:

@@ -22,6 +22,7 @@ from shards.format import write_whole
 from trainers import figures, metrics, tables
 from trainers.headlines import make_headline, percent
 from trainers.predictions import Predictions
+from trainers.report_sounds import Heard
 
 TEMPLATE = "report.html.j2"
 SOUND_BUDGET = 3 * 2**18  # points of sound in all, 2.1 MB of text: twelve whole notes of NSynth
@@ -62,6 +63,7 @@ class Report:
     splits: tuple[Predictions, ...]
     examples: tuple[Example, ...]
     baselines: dict[str, dict[str, float]]
+    heard: tuple[Heard, ...] = ()
 
 
 def render_report(report: Report) -> str:
@@ -86,6 +88,7 @@ def render_report(report: Report) -> str:
         groups=_groups(report.splits, many=many) if heard else [],
         right="share of the classes decided rightly" if many else "accuracy",
         examples=[(example, *_example_media(example, length=length)) for example in examples],
+        heard=report.heard,
         config=_flat(report.config),
         environment=_flat(report.environment),
     )

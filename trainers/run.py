@@ -170,7 +170,7 @@ def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run
         raise UsageError(f"run {name} exists in {config.runs}: take --resume {name} to go on, or another --name")
     if run.url is not None:
         shutil.rmtree(run.folder, ignore_errors=True)  # what an earlier run of this URL left on this machine
-    config = dataclasses.replace(config, name=name, data=_absolute(config.data or ""), resume=None, config=None)
+    config = dataclasses.replace(config, name=name, data=absolute_data(config.data or ""), resume=None, config=None)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_whole(run.environment, json.dumps(describe_environment(fingerprints), indent=2).encode())
     write_whole(run.config, json.dumps(to_json(config), indent=2).encode())
@@ -178,7 +178,7 @@ def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run
     return run, config
 
 
-def _absolute(data: str) -> str:
+def absolute_data(data: str) -> str:
     """Name places so that ranks find them from another working directory; a lone one without a weight, as it came."""
     found = [(locate(place), weight) for place, weight in parse_data(data)]
     named = [(place.text if place.is_url else str(place.path.resolve()), weight) for place, weight in found]
@@ -196,7 +196,7 @@ def resume_run(config: TrainConfig) -> tuple[Run, TrainConfig]:
     rebatched = ("batch_size",) if config.rebatch else ()
     for option, value in to_json(config).items():
         if option == "data":
-            value = _absolute(value or own[option])
+            value = absolute_data(value or own[option])
         if option not in (*MAY_CHANGE, *rebatched) and value != own[option]:
             raise UsageError(
                 f"{option} was {own[option]} when run {run.name} began, and is {value} now: "

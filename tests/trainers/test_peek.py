@@ -8,9 +8,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +34,7 @@ from streaming.mix import make_order
 from streaming.store import Store
 from streaming.view import View, draw_view, engine_options, valid_length
 from tests.conftest import write_notes
+from tests.trainers.browser import CHROMIUM, Tab, browser, pixels
 from tests.trainers.runs import config
 from tests.trainers.test_report import Page
 from trainers.config import TrainConfig
@@ -50,7 +48,6 @@ ATTACKS = (
     "<img src=http://evil.example/x onerror=\"document.title='owned'\">{{ 7 * 191 }}",
     "</style><style>*{display:none}</style><svg onload=document.title='owned'>",
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -396,37 +393,6 @@ def test_errors_speak(given: TrainConfig, data: Path, tmp_path: Path):
 # ---- a real browser
 
 
-@contextmanager
-def browser(folder: Path) -> Iterator[str]:
-    """Chromium without a window; gives where its developer tools answer."""
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
-               "--mute-audio", "--disable-dev-shm-usage", f"--user-data-dir={folder}", "about:blank"]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            yield next(line.split("//")[1].split("/")[0] for line in process.stderr if "DevTools listening on" in line)
-        finally:
-            process.terminate()
-
-
-class Tab:
-    """A browser's tab, spoken to by the developer tools' protocol; `events` are what it told by itself."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.socket, self.number, self.events = socket, 0, []
-
-    async def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        self.number += 1
-        await self.socket.send_json({"id": self.number, "method": method, "params": params})
-        while (answer := await self.socket.receive_json(timeout=30)).get("id") != self.number:
-            self.events.append(answer)
-        return answer["result"]
-
-    async def run(self, code: str) -> Any:
-        found = await self.ask("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
-        return found["result"]["value"]
-
-
 FACTS = """new Promise(async done => {
     if (document.readyState != "complete") await new Promise(go => addEventListener("load", go));
     const sounds = [...document.querySelectorAll("audio")], all = [...document.querySelectorAll("*")];
@@ -451,16 +417,10 @@ async def visit(host: str, page: Path, *, width: int, scheme: str) -> tuple[dict
             address = (await answer.json())["webSocketDebuggerUrl"]
         async with session.ws_connect(address, max_msg_size=0) as socket:
             tab = Tab(socket)
-            size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
-            await tab.ask("Network.enable")
-            await tab.ask("Emulation.setDeviceMetricsOverride", **size)
-            await tab.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-            await tab.ask("Page.navigate", url=page.as_uri())
-            facts = await tab.run(FACTS)
-            picture = base64.b64decode((await tab.ask("Page.captureScreenshot", captureBeyondViewport=True))["data"])
+            await tab.open(page, width=width, scheme=scheme)
+            facts, picture = await tab.run(FACTS), await tab.picture()
     page.with_suffix(f".{scheme}.png").write_bytes(picture)
-    asked = [e["params"]["request"]["url"] for e in tab.events if e.get("method") == "Network.requestWillBeSent"]
-    return facts, asked, matplotlib.image.imread(io.BytesIO(picture))
+    return facts, tab.asked, pixels(picture)
 
 
 @pytest.mark.slow
@@ -480,5 +440,5 @@ def test_a_browser_plays_every_sound_and_runs_nothing_of_the_data(hostile: Path,
             assert facts["seconds"] == pytest.approx([1.0, 0.5] * 3, abs=1e-3)
             assert all(facts["widths"])
             assert facts["wide"] <= 0, "it scrolls sideways"
-            assert [address for address in asked if not address.startswith("data:")] == [page.as_uri()]
+            assert asked == [page.as_uri()]
             assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 500
