@@ -33,9 +33,10 @@ CORE = {
         "trainers",
         "train",
     ): "--data --name --resume --epochs --batch-size --seed --world-size --readers --device "
-    "--local --preset --config --log-rows --monitor --label --where --limit --balance --remote --mirror-gb",
+    "--local --preset --config --log-rows --monitor --label --where --limit --balance --remote --mirror-gb "
+    "--class-weights --views",
     ("streaming", "measure"): "--split --augment --readers --consumer-rate --json",
-    ("trainers", "evaluate"): "--data --split --json",
+    ("trainers", "evaluate"): "--data --split --views --json",
     ("trainers", "peek"): "--data --out --split --rows --cursor",
     ("trainers", "sweep"): "--vary --trials --keep --least-epochs --at-a-time --data --name --resume --runs --epochs",
 }

@@ -56,5 +56,5 @@ def _answer(predictions: Predictions, row: int) -> dict[str, Any]:
 def _begin(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in ("n", "loss") else "left")
+        table.add_column(column, justify="right" if column in ("n", "loss") else "left", overflow="fold")
     return table

@@ -90,7 +90,7 @@ def row_losses(
     `smoothing` is the share of each target that is spread over its alternatives: all classes, or yes and no.
     """
     if task.many:
-        target = target * (1 - smoothing) + smoothing / 2
+        target = target.to(logits.dtype) * (1 - smoothing) + smoothing / 2
         each = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="none")
         return each.mean(1)
     losses = functional.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)

@@ -86,7 +86,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ("label", "most", "bytes_each"), [("pitch", 50_000_000, 2), ("family", 1000, 1), ("flags", 1000, 1)]
 )
 def test_a_rank_holds_little_of_a_row(packs: tuple[Path, Path], label: str, most: int, bytes_each: int):
-    """Of a row up to MOST_ROWS its id, in one byte; past that nothing. Ids of 8 bytes and a row's number took 24."""
+    """Of a row up to MOST_ROWS its id, in one byte; past that nothing. Numbers and ids of 8 bytes took 19."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, packs), label, str(most)], cwd=ROOT, capture_output=True, text=True,
         timeout=200,

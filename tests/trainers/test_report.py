@@ -14,9 +14,10 @@ from rich.console import Console
 
 from shards import audio
 from trainers import figures
-from trainers.metrics import Predictions
+from trainers.predictions import Predictions, Tally
+from trainers.ranking import macro_auc, mean_ap, score_classes
 from trainers.report import Example, Report, render_report, write_report
-from trainers.tables import class_rows, source_rows, terminal_table
+from trainers.tables import Row, class_rows, most_frequent, source_rows, terminal_table
 
 ATTACK = "</script><script>alert(1)</script><img src=http://evil.example/x onerror='x'>\"{{ 7 * 191 }}"
 SECTIONS = ("headline", "curves", "confusion", "pairs", "families", "examples", "config", "environment")
@@ -40,6 +41,18 @@ def make_predictions(*, split="valid", rows=300, classes=FAMILIES, groups=12, so
         group=tuple(f"g{g}" for g in group),
         source=tuple(source[g % len(source)] for g in group) if source else (),
     )
+
+
+def make_many(*, split="valid", rows=300, classes=FAMILIES, **fields):
+    """Predictions where a row has any number of classes; the last class holds for no row."""
+    generator = np.random.Generator(np.random.Philox(key=rows))
+    target = (generator.random((rows, len(classes))) < 0.3).astype(np.uint8)
+    target[:, -1] = 0
+    answers = np.clip(0.4 * target + 0.6 * generator.random(target.shape), 0, 1).astype(np.float32)
+    keys = tuple(f"note{i}" for i in range(rows))
+    given = {"split": split, "classes": tuple(classes), "keys": keys, "target": target, "probabilities": answers}
+    rest = {"loss": np.ones(rows, np.float32), "group": keys, "source": tuple("xy"[i % 2] for i in range(rows))}
+    return Predictions(**(given | rest | fields))
 
 
 def make_example(*, key="bass_synthetic_001-040-100", target="bass", seconds=4.0, loss=3.2, frames=251):
@@ -190,6 +203,60 @@ def test_examples_come_by_falling_loss_with_their_sound():
     assert (header.sample_rate, header.length) == (16000, 64000)
     decoded = audio.decode(data, header=header)
     assert decoded == pytest.approx(np.clip(make_example().waveform, -1, 1), abs=1e-4)
+
+
+def test_many_classes_a_row_are_ranked_not_confused():
+    splits = (make_many(family=("bass", "organ") * 150), make_many(split="test", rows=120))
+    records = [{"step": s, "epoch": s, "train/label_accuracy": 0.8, "valid/map": 0.1 * s} for s in (1, 2, 3)]
+    page = Page(
+        render_report(
+            make_report(splits=splits, records=records, baselines={"valid": {"chance": 0.27, "logistic": 0.4}})
+        )
+    )
+    assert page.ids == [{"confusion": "classes"}.get(name, name) for name in SECTIONS if name != "pairs"]
+    scores = score_classes(splits[0].target, splits[0].probabilities, classes=FAMILIES)
+    text = page.text.replace("\N{NO-BREAK SPACE}", " ")
+    for share in (mean_ap(scores), macro_auc(scores), scores[0].ap, scores[0].auc, 0.27, 0.4):
+        assert f"{100 * share:.1f} %" in text
+    assert "mean over 10 classes with rows of both kinds" in text
+    assert "Better than chance, 27.0 %" in text
+    assert "Absent here: vocal." in text
+    assert "By family and by source" in text
+    assert "Share of the classes decided rightly" in text
+    assert [title for title, _ in figures.curves(records)] == ["Classes decided rightly", "Mean average precision"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"splits": (make_many(classes=(ATTACK, "b", "c")),)},
+        {"splits": (make_many(family=(ATTACK,) * 300),)},
+        {"splits": (make_many(),), "examples": (dataclasses.replace(make_example(target=ATTACK), probability=None),)},
+    ],
+    ids=["class", "family", "example"],
+)
+def test_foreign_text_stays_text_where_a_row_has_many_classes(changes):
+    test_foreign_text_stays_text(changes)
+
+
+def test_many_classes_a_row_without_rows_or_ranks_are_told():
+    nothing = make_many(rows=0)
+    assert not {"classes", "families"} & set(Page(render_report(make_bare(splits=(nothing,)))).ids)
+    same = make_many(rows=2, target=np.ones((2, len(FAMILIES)), np.uint8))
+    assert "No class has rows of both kinds" in Page(render_report(make_bare(splits=(same,)))).text
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal_table((make_many(classes=("[red]bass", "brass", "flute")), nothing)))
+    text = console.export_text()
+    assert "[red]bass" in text
+    assert re.search(r"flute\s*│\s*-\s*│\s*-\s*│\s*-", text), "it holds for no row"
+    assert re.search(r"mean\s*│.*2 classes.*0 classes", text)
+
+
+def test_tables_keep_the_most_frequent_in_their_order():
+    counts = [3, 9, 1, 9, 5]
+    rows = [Row(name=str(i), tallies=(Tally(rows=count, correct=0),)) for i, count in enumerate(counts)]
+    assert [row.name for row in most_frequent(rows, most=3)] == ["1", "3", "4"]
+    assert most_frequent(rows, most=9) == rows
 
 
 def test_odd_sounds_and_spectrograms_are_drawn():
