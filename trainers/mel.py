@@ -131,7 +131,7 @@ class LogMel(torch.nn.Module):
         if waveform.shape[1] < self.config.n_fft:  # a reflected edge needs half a frame to reflect
             waveform = functional.pad(waveform, (0, self.config.n_fft - waveform.shape[1]))
         with torch.autocast(waveform.device.type, enabled=False):
-            if waveform.device.type == "cpu" and len(waveform) > CPU_ROWS:
+            if waveform.device.type == "cpu" and not torch.compiler.is_exporting() and len(waveform) > CPU_ROWS:
                 return torch.cat([self._log_mel(rows) for rows in waveform.float().split(CPU_ROWS)])
             return self._log_mel(waveform.float())
 

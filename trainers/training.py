@@ -126,6 +126,7 @@ def save(training: Training, *, best: bool = False) -> None:
             "epochs": training.config.epochs,
             "label": training.config.label,
             "classes": training.loader.classes,
+            "sample_rate": training.data.sample_rate,
             "best": training.best,
             "finished": training.loader.cursor >= training.total,
         }
