@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from streaming.clock import Clock
 from trainers import metrics
 from trainers.config import TrainConfig
 from trainers.evaluate import evaluate
+from trainers.masks import mask
+from trainers.memory import peak_bytes
 from trainers.optim import one_cycle
+from trainers.pictures import MOST_MELS, Image, confusion_image, mels_image
 from trainers.run import Run
 from trainers.session import Session
 from trainers.step import train_step
@@ -67,6 +71,8 @@ def _run_epoch(training: Training) -> None:
             _log_step(training, batch, step=step, sums=counted, clock=clock, lr=lr, masked=masked)
             sums.zero_()
             rows, masked = 0, []
+            if training.loader.epoch != epoch and training.journal is not None:
+                training.journal.picture("train/mels", partial(_draw_mels, training, batch), step=step)
             # not at an epoch's last step: a checkpoint past the border would leave its validation out for ever
             if training.loader.epoch == epoch and _save_or_stop(training):
                 return
@@ -95,6 +101,7 @@ def _log_step(
         **{f"train/{name}_seconds": seconds[name] for name in STAGES if name in seconds},
         "train/masked": training.masked,
         "train/lr": lr,
+        "train/memory_bytes": peak_bytes(training.session.device),
     }
     training.journal.record(record)
     for row in itertools.chain(*told):
@@ -103,8 +110,16 @@ def _log_step(
         f"step {step:>6,}/{training.steps:,}  epoch {record['epoch']:6.2f}/{training.config.epochs}"
         f"  loss {record['train/loss']:7.4f}  accuracy {100 * record['train/accuracy']:5.1f} %"
         f"  {record['train/samples_per_second']:7,.0f} samples/s  wait {100 * record['train/wait_share']:4.1f} %"
-        f"  lr {lr:.1e}"
+        f"  lr {lr:.1e}  memory {record['train/memory_bytes'] / 1e9:.2f} GB"
     )
+
+
+@torch.no_grad()
+def _draw_mels(training: Training, batch: Batch) -> Image:
+    """Draw some mels of a batch as the network saw them."""
+    learner, some = training.learner, slice(MOST_MELS)
+    mels = mask(learner.mel(batch.waveform[some]), batch.draws[some], learner.masks, silence=learner.silence)
+    return mels_image(training.config.mel.draw(mels[:, 0].cpu().numpy()))
 
 
 def _decide(training: Training) -> str:
@@ -131,6 +146,9 @@ def _end_epoch(training: Training) -> None:
         better = _is_better(told, training=training)
         if better:
             training.best = told[training.config.monitor]
+        if training.journal is not None:
+            step = training.loader.cursor // training.config.batch_size
+            training.journal.picture("valid/confusion", partial(confusion_image, predictions), step=step)
         _log_validation(training, told, better=better)  # first: a record past the checkpoint is dropped, not missed
         save(training, best=better)
     else:

@@ -22,16 +22,25 @@ def load_transforms(names: Sequence[str]) -> tuple[Transform, ...]:
     return tuple(map(_load, names))
 
 
-def _load(name: str) -> Any:
+def load(name: str, *, kind: str) -> Any:
+    """Import what is named package.module:attribute; `kind` is what errors call it.
+
+    Raises:
+        UsageError: it can't be had.
+    """
     module, _, attribute = name.partition(":")
     try:
-        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+        return reduce(getattr, attribute.split("."), importlib.import_module(module))
     except Exception as error:  # a module raises whatever it raises
         told = " ".join(str(error).split())
         raise UsageError(
-            f"transform {name!r} can't be imported ({type(error).__name__}: {told}): "
+            f"{kind} {name!r} can't be imported ({type(error).__name__}: {told}): "
             "name it package.module:attribute, and start where Python finds it or set PYTHONPATH"
         ) from error
+
+
+def _load(name: str) -> Any:
+    found = load(name, kind="transform")
     if not callable(found) or isinstance(found, type):
         kind = "a class" if isinstance(found, type) else type(found).__name__
         raise UsageError(

@@ -12,6 +12,7 @@ from streaming.device import choose_device
 from streaming.windows import Reach, find_reach, with_reach
 from trainers.config import TrainConfig
 from trainers.data import Data, open_data
+from trainers.loggers import check_loggers
 from trainers.model import build_model
 from trainers.named import load_transforms
 from trainers.run import Run, begin_run, resume_run
@@ -50,6 +51,7 @@ def prepare(config: TrainConfig) -> Prepared:
     data = open_data(config)
     build_model(config.model, num_classes=2, seed=0)
     load_transforms(config.transforms)
+    check_loggers(config.loggers)
     if config.world_size is not None and config.batch_size < config.world_size:
         raise UsageError(f"batch_size must be at least world_size ({config.world_size}), got {config.batch_size}")
     order = data.order

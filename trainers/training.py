@@ -19,6 +19,7 @@ from trainers.rowlog import RowLog
 from trainers.run import Run
 from trainers.session import Session
 from trainers.step import Learner
+from trainers.watchdog import Watchdog
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -34,6 +35,7 @@ class Training:
     loader: Loader
     journal: Journal | None
     rows: RowLog | None
+    watchdog: Watchdog
     best: float | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
     stopped: bool = False
@@ -63,7 +65,11 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
         loader.load_state_dict(state, rebatch=config.rebatch)
     step = loader.cursor // config.batch_size
     attempt = session.broadcast(run.next_attempt() if session.is_first else None)
-    return Training(
+    watchdog = Watchdog(
+        run, limit=config.stall_seconds, rank=session.world.rank, attempt=attempt, loader=loader
+    )  # fmt: skip
+    mel.register_forward_hook(watchdog.feed)
+    training = Training(
         config=config,
         run=run,
         session=session,
@@ -78,10 +84,13 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
             config=config.optim,
         ),
         loader=loader,
-        journal=Journal(run, cursor=loader.cursor, step=step) if session.is_first else None,
+        journal=Journal(run, cursor=loader.cursor, step=step, loggers=config.loggers) if session.is_first else None,
         rows=RowLog(run.folder / "rows", rank=session.world.rank, attempt=attempt) if config.log_rows else None,
+        watchdog=watchdog,
         best=state.get("best"),
     )
+    watchdog.start()
+    return training
 
 
 def make_loader(
@@ -119,6 +128,7 @@ def _newest_files(run: Run) -> dict[str, bytes] | None:
 
 def save(training: Training, *, best: bool = False) -> None:
     """Write checkpoints/last, and best where it is that; rank 0 writes, all wait."""
+    training.watchdog.bear()
     training.session.share_buffers(training.model)
     if training.session.is_first:
         state = {
@@ -136,7 +146,7 @@ def save(training: Training, *, best: bool = False) -> None:
         if best:
             checkpoint.copy_checkpoint(training.run.last, training.run.best)
         training.run.push_checkpoints(best=best)
-        training.run.push("metrics.jsonl", "log.txt", "tb")
+        training.run.push("metrics.jsonl", "log.txt", "tb", "loggers")
     if training.rows is not None:
         training.run.push(f"rows/{training.rows.name}")
     training.saved = time.monotonic()
@@ -145,6 +155,7 @@ def save(training: Training, *, best: bool = False) -> None:
 
 def close(training: Training) -> None:
     """Stop the readers and close what was being written."""
+    training.watchdog.stop()
     training.loader.close()
     for writer in (training.journal, training.rows):
         if writer is not None:
