@@ -54,7 +54,7 @@ class Watchdog:
             return
         path = self._run.folder / self._name
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.bear()
         self._thread.start()
 

@@ -13,7 +13,7 @@ from tests.trainers.runs import ROOT, as_flags, config, finished, rows_of, told,
 from trainers.run import Run
 from trainers.watchdog import EXIT_CODE, LINGER_SECONDS
 
-LIMIT = 8.0  # on a machine that other tests share
+LIMIT = 20.0  # a step takes as long as that only where many others take the cores
 
 
 def command(data: Path, runs: Path, *, readers: int, local: bool, world_size: int = 1) -> list[str]:
@@ -47,7 +47,7 @@ def test_a_stall_is_told_and_ends_the_process_and_a_resume_loses_nothing(
     begun = time.monotonic()
     stalled = subprocess.run(
         [*command(data, tmp_path, readers=readers, local=True), "--name", "run"], cwd=ROOT, env=env,
-        capture_output=True, text=True, timeout=150,
+        capture_output=True, text=True, timeout=280,
     )  # fmt: skip
     run = Run(tmp_path / "run")
     text = (run.folder / "stalls" / "attempt-000-rank-000.txt").read_text()
@@ -63,13 +63,13 @@ def test_a_stall_is_told_and_ends_the_process_and_a_resume_loses_nothing(
             r"; go on with --resume run",
             last,
         )
-        assert re.search(r"no sign of life for [89]\.\d s\nstep \d+ has its batch \(up to row \d+\)", text)
+        assert re.search(r"no sign of life for 2\d\.\d s\nstep \d+ has its batch \(up to row \d+\)", text)
         assert alive(text) == [], "readers end with their rank"
         if how == "sleep":
             assert re.search(rf"shard train-\d+\.tar, key {key}, row \d+ of ", text)
         if readers:
             assert re.search(r"reader \d of \d, pid \d+, asked for the batch at \d+:\n", text)
-    assert time.monotonic() - begun < 120
+    assert time.monotonic() - begun < 280
     finished([*command(data, tmp_path, readers=readers, local=True), "--resume", "run"], env=env)
     assert rows_of(run) == rows_of(whole)
     assert told(run) == told(whole)
