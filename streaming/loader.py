@@ -174,14 +174,10 @@ class Loader:
             self._pool = Readers(self.readers)
         return self._pool
 
-    def stacks(self) -> list[str]:
-        """Tell what each reader does at this moment: its batch, its row, its threads; for when nothing moves."""
-        return [] if self._pool is None else self._pool.stacks()
-
-    def kill(self) -> None:
-        """End the readers at once, whatever they hang in; for a process that is about to end."""
-        if self._pool is not None:
-            self._pool.kill()
+    @property
+    def started(self) -> Readers | None:
+        """Return the reader processes as they are; None where none were started."""
+        return self._pool
 
     def close(self) -> None:
         """Stop the readers and close the shards; iterating again starts them anew."""

@@ -89,13 +89,15 @@ class Watchdog:
         _write(file, lambda: f"{time.strftime('%F %T')}: no sign of life for {late:.1f} s\n{step}\n")
         _write(file, lambda: f"\nrank, pid {os.getpid()}; in hand, last of all: {hand.tell()}\n")
         faulthandler.dump_traceback(file)
-        _write(file, lambda: "".join(f"\n{told}\n" for told in loader.stacks()))
+        readers = loader.started
+        _write(file, lambda: "".join(f"\n{told}\n" for told in readers.stacks()) if readers else "")
         os.fsync(file)
         push = threading.Thread(target=self._run.push, args=(self._name,), daemon=True)
         push.start()
         push.join(PUSH_SECONDS)
         time.sleep(LINGER_SECONDS)
-        loader.kill()  # a reader that hangs in C code doesn't notice that its rank has ended
+        if readers:
+            readers.kill()  # a reader that hangs in C code doesn't notice that its rank has ended
         told = f"no step for {late:.0f} s (stall_seconds): {self._run.place}/{self._name} tells what hangs"
         with contextlib.suppress(OSError):  # nobody may be there to read it
             print(f"notestream: {told}; go on with --resume {self._run.name}", file=sys.stderr, flush=True)  # noqa: T201
