@@ -236,7 +236,7 @@ def test_wandb_gets_every_step_once_in_one_run(data: Path, tmp_path: Path):
     assert ids == {json.loads((run.folder / "loggers" / "wandb.json").read_text())["id"]}
     for name, points in expected(run).items():
         assert sorted((row["_step"], row[name]) for row in rows if name in row) == points, name
-    assert [row["_step"] for row in rows if "valid/confusion" in row] == [8]
+    assert [row["_step"] for row in rows if "valid/confusion/path" in row] == [8]
 
 
 def test_pictures_hold_what_they_show():
