@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from shards import audio
 from shards.errors import DataError, NotestreamError, UsageError
 from shards.index import Pack
+from streaming import hand
 from streaming.batch import Batch, Masked
 from streaming.decode import header_of
 from streaming.labels import Labels, find_labels
@@ -173,6 +174,7 @@ def _make(store: Store, windows: Windows, *, labels: Labels, out: NDArray[np.flo
     masked: list[Masked] = []
     held: tuple[int, bytes] = -1, b""  # the windows of a long clip follow each other: it is read once a batch
     for i, (row, first, sound) in enumerate(zip(rows, windows.start.tolist(), waveform, strict=True)):
+        hand.take(store, row)
         try:
             held = held if held[0] == row else (row, store.read(row))
             header = header_of(store, row, held[1])

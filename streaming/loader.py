@@ -175,6 +175,11 @@ class Loader:
             self._pool = Readers(self.readers)
         return self._pool
 
+    @property
+    def started(self) -> Readers | None:
+        """Return the reader processes as they are; None where none were started."""
+        return self._pool
+
     def close(self) -> None:
         """Stop the readers and close the shards; iterating again starts them anew."""
         self._leave()

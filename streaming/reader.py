@@ -4,6 +4,7 @@ It ends when its rank does: at the end of its socket, or by a thread that waits 
 """
 
 import dataclasses
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,7 @@ import torch
 
 from shards import linux
 from shards.errors import NotestreamError
-from streaming import decode, effects, vocoder
+from streaming import decode, effects, hand, vocoder
 from streaming.batch import TENSORS
 from streaming.buffers import Slots
 from streaming.pipeline import Maker, Task
@@ -60,9 +61,9 @@ class Made:
     waveform: torch.Tensor | None
 
 
-def run_reader(connection: Connection) -> None:
-    """Answer the rank until it ends."""
-    _prepare()
+def run_reader(connection: Connection, watch: Connection) -> None:
+    """Answer the rank until it ends; at `watch`, what this process hangs in can be asked for."""
+    _prepare(watch)
     jobs: dict[int, tuple[Maker, Slots]] = {}
     try:
         while True:
@@ -103,8 +104,10 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _prepare() -> None:
+def _prepare(watch: Connection) -> None:
     """Make a fresh reader ready: its first batch then costs what the next ones do."""
+    faulthandler.register(signal.SIGUSR1, file=watch.fileno(), all_threads=True)  # in C code too
+    threading.Thread(target=_answer_watch, args=(watch,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the rank, which ends its readers
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
@@ -112,6 +115,12 @@ def _prepare() -> None:
     decode.warm_up()
     effects.warm_up()
     vocoder.warm_up()
+
+
+def _answer_watch(watch: Connection) -> None:
+    """Tell the row in hand whenever a byte comes; silent while C code holds Python's lock."""
+    while os.read(watch.fileno(), 1):
+        os.write(watch.fileno(), f"in hand, last of all: {hand.tell()}\n".encode(errors="backslashreplace"))
 
 
 def _follow() -> None:

@@ -8,7 +8,10 @@ and asked again, and nobody notices but stderr. Readers live as long as the run,
 """
 
 import multiprocessing
+import os
 import pickle
+import select
+import signal
 import sys
 import weakref
 from collections import deque
@@ -27,6 +30,7 @@ from streaming.reader import Close, Made, Make, Open, run_reader
 
 LEAST_SLOTS, MOST_SLOTS = 3, 16  # a reader and job: one in the user's hands, the others ahead
 SLOT_BYTES = 64 << 20  # for a reader's slots where batches are small: time to be late in, when others take the core
+QUIET_SECONDS = 0.5  # after which a reader has told all that it can
 MOST_DEATHS = 5  # of a reader in a row, without a batch in between
 
 
@@ -51,9 +55,11 @@ class _Reader:
     def start(self) -> None:
         context = reader_context()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=run_reader, args=(theirs,), daemon=True)
+        self.watch, watched = context.Pipe()
+        self.process = context.Process(target=run_reader, args=(theirs, watched), daemon=True)
         self.process.start()
         theirs.close()
+        watched.close()
 
     def send(self, message: Open | Make | Close, *, descriptor: int | None = None) -> bool:
         """Send, or tell that it is dead: that is made good at the latest when its answer is waited for."""
@@ -65,8 +71,20 @@ class _Reader:
             return False
         return True
 
+    def stacks(self) -> str:
+        """Ask what it does at this moment, by a signal that it can't miss; any thread may ask."""
+        if self.process.pid is None or not self.process.is_alive():
+            return "not alive"
+        os.write(self.watch.fileno(), b"?")
+        os.kill(self.process.pid, signal.SIGUSR1)
+        told = b""
+        while select.select([self.watch], [], [], QUIET_SECONDS)[0] and (more := os.read(self.watch.fileno(), 1 << 16)):
+            told += more
+        return told.decode(errors="replace")
+
     def stop(self) -> None:
         self.connection.close()  # it ends by itself, unless it is in the middle of a batch
+        self.watch.close()
         self.process.join(timeout=0.2)
         self.process.kill()
         self.process.join()
@@ -110,6 +128,19 @@ class Readers:
                 yield batch
         finally:
             self._close(opened)
+
+    def stacks(self) -> list[str]:
+        """Tell of each reader which batch it is asked for, which row it has in hand and what its threads do."""
+        told = []
+        for k, reader in enumerate(self._readers):
+            asked = f"asked for the batch at {reader.asked[0].number}" if reader.asked else "asked for nothing"
+            told.append(f"reader {k} of {len(self._readers)}, pid {reader.process.pid}, {asked}:\n{reader.stacks()}")
+        return told
+
+    def kill(self) -> None:
+        """End the processes at once, whatever they do; for the end of the rank."""
+        for reader in self._readers:
+            reader.process.kill()
 
     def close(self) -> None:
         """Stop the processes."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.audio import Header
+from streaming import hand
 from streaming.crops import read_crop
 from streaming.decode import decode_into, header_of
 from streaming.store import Store
@@ -23,6 +24,7 @@ def render_row(
     crop. Time is added to `seconds`.
     """
     started = time.perf_counter()
+    hand.take(store, row)
     if verify or store.pack.codec != "wav":
         data = store.read(row)
         header = header_of(store, row, data)

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from shards.door import print_json, run_door
+from shards.errors import DataError, UsageError
 from trainers.config import PRESETS, TrainConfig, read_config
 from trainers.run import open_run
 from trainers.sweep import default_options, sweep
@@ -55,6 +56,90 @@ def evaluate(
         Console().print(terminal_table([found]), *answer_tables(found))
 
 
+RunPlace = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+AudioFiles = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES")]
+
+
+def predict(
+    run: RunPlace,
+    files: AudioFiles = (),
+    /,
+    *,
+    top: int = 3,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Tell what a run's network takes audio files for.
+
+    Args:
+        run: the run's folder or URL, such as runs/demo.
+        files: audio of any rate and length (wav, flac, ogg, mp3), or folders of it.
+        top: how many classes to tell of each, the likeliest first.
+        device: auto takes cuda, else mps, else cpu.
+        json: print one JSON object a file, as they come.
+    """
+    from trainers.predict import answers_table, complain, predict_files
+
+    answers = []
+    for answer in predict_files(run, files, top=top, device=device):
+        answers.append(answer)
+        if answer.fault is not None:
+            complain(answer.file, answer.fault)
+        if json:
+            print_json(answer.to_json())
+    good = [answer for answer in answers if answer.fault is None]
+    if good and not json:
+        Console().print(answers_table(good))
+    if len(good) < len(answers):
+        raise DataError(f"{len(answers) - len(good)} of {len(answers)} files can't be read: the others are answered")
+
+
+def embed(
+    run: RunPlace,
+    files: AudioFiles = (),
+    /,
+    *,
+    out: Path,
+    data: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+) -> None:
+    """Write what a run's network makes of sounds before its head, a row each, as parquet.
+
+    Args:
+        run: the run's folder or URL, such as runs/demo.
+        files: audio files or folders of them; a pack's split unless given.
+        out: the parquet file to write: key, and features as a fixed-size list of float32.
+        data: a pack; the run's own unless given.
+        split: which split.
+        device: auto takes cuda, else mps, else cpu.
+    """
+    from trainers.embed import embed_files, embed_split
+
+    if files and data:
+        raise UsageError(f"take files or --data {data}, not both")
+    if files:
+        rows = embed_files(run, files, out=out, device=device)
+    else:
+        rows = embed_split(run, data=data, split=split, out=out, device=device)
+    print(f"written: {out}, {rows:,} rows", file=sys.stderr)
+
+
+def export(run: RunPlace, /, *, out: Path, onnx: bool = False, device: str = "cpu") -> None:
+    """Write a run's network for use elsewhere: weights with timm's config, the mel, a program on waveforms, a card.
+
+    Args:
+        run: the run's folder or URL, such as runs/demo.
+        out: the folder to make.
+        onnx: write model.onnx too; needs the extra `onnx`.
+        device: where the exported program is checked, and will run.
+    """
+    from trainers.export import export_run
+
+    for line in export_run(run, out=out, onnx=onnx, device=device):
+        print(line, file=sys.stderr)
+
+
 def _default(args: list[str]) -> TrainConfig:
     """Read what sets the other options' defaults: the run to resume, --config, or --preset."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -94,7 +179,15 @@ def peek(options: PeekOptions) -> None:
     print(f"written: {options.out}", file=sys.stderr)
 
 
-VERBS = {"train": train, "evaluate": evaluate, "peek": peek, "sweep": sweep}
+VERBS = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "embed": embed,
+    "export": export,
+    "peek": peek,
+    "sweep": sweep,
+}
 
 
 def _peek_default(args: list[str]) -> PeekOptions:

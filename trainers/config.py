@@ -101,6 +101,10 @@ class TrainConfig:
     """What keeps the best checkpoint: valid/accuracy, or valid/map where a row has many classes, unless given."""
     baseline_rows: int = 2000
     """Training notes that the report's logistic regression sees; 0 leaves it out."""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """Where numbers and pictures go beside metrics.jsonl: tensorboard, mlflow, wandb, or package.module:attribute."""
+    stall_seconds: float = 300.0
+    """Without a step for so long, ranks write what they hang in to stalls/, and fail; 0 lets them hang."""
     transforms: tuple[str, ...] = ()
     """Your own, run on each training crop after --augment's, in this order: package.module:attribute of each."""
     augment: Augment = dataclasses.field(default_factory=lambda: augment_preset("default"))
@@ -129,6 +133,8 @@ class TrainConfig:
             )
         if self.mirror_gb is not None and self.mirror_gb <= 0:
             raise UsageError(f"mirror_gb must be positive, got {self.mirror_gb}")
+        if self.stall_seconds < 0:
+            raise UsageError(f"stall_seconds must not be negative, got {self.stall_seconds:g}: 0 lets ranks hang")
         if self.crop_seconds <= 0:
             raise UsageError(f"crop_seconds must be positive, got {self.crop_seconds}: 2.5 is usual")
 

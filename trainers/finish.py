@@ -196,7 +196,8 @@ def _tell(run: Run, *, found: tuple[Predictions, ...], baselines: Mapping[str, M
         )
     console.print(f"report: {run.place}/{run.report.name}", highlight=False, soft_wrap=True)
     last = records[-1] if records else {"step": 0, "cursor": 0}
-    journal = Journal(run, cursor=last["cursor"], step=last["step"])
+    loggers = read_config(run.config).loggers
+    journal = Journal(run, cursor=last["cursor"], step=last["step"], loggers=loggers)
     for predictions in found:
         told = {f"{predictions.split}/{name}": value for name, value in metrics.summary(predictions).items()}
         journal.record({"step": last["step"], "cursor": last["cursor"], "checkpoint": "best", **told})

@@ -14,7 +14,7 @@ def step_line(record: Mapping[str, Any], *, steps: int, epochs: int) -> str:
         f"step {record['step']:>6,}/{steps:,}  epoch {record['epoch']:6.2f}/{epochs}"
         f"  loss {record['train/loss']:7.4f}  {RIGHT[name]} {percent(record[f'train/{name}'])} %"
         f"  {record['train/samples_per_second']:7,.0f} samples/s  wait {percent(record['train/wait_share'], 4)} %"
-        f"  lr {record['train/lr']:.1e}"
+        f"  lr {record['train/lr']:.1e}  memory {record['train/memory_bytes'] / 1e9:.2f} GB"
     )
 
 

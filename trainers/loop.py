@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from trainers.config import TrainConfig
 from trainers.evaluate import evaluate
 from trainers.gauges import show_gauges
 from trainers.lines import step_line, validation_line
+from trainers.memory import peak_bytes
 from trainers.optim import one_cycle
+from trainers.pictures import MOST_MELS, Image, confusion_image, mels_image
 from trainers.run import Run
 from trainers.session import Session
-from trainers.step import train_step
+from trainers.step import see, train_step
 from trainers.training import Training, close, save, say, set_up, unfreeze_if_due
 
 GO, SAVE, STOP = "go", "save", "stop"
@@ -83,6 +86,8 @@ def _run_epoch(training: Training) -> None:
             _log_step(training, batch, step=step, sums=counted, clock=clock, lr=lr, masked=masked)
             sums.zero_()
             rows, steps, masked = 0, 0, []
+            if training.loader.epoch != epoch and training.journal is not None:
+                training.journal.picture("train/mels", partial(_draw_mels, training, batch), step=step)
             # not at an epoch's last step: a checkpoint past the border would leave its validation out for ever
             if training.loader.epoch == epoch and _save_or_stop(training):
                 return
@@ -115,12 +120,20 @@ def _log_step(
         "train/masked": training.masked,
         "train/grad_norm": grad_norm / steps,  # all ranks know the same, and count it
         "train/lr": lr,
+        "train/memory_bytes": peak_bytes(training.session.device),
     }
     training.journal.record(record)
     show_gauges(record, run=training.run.name)
     for row in itertools.chain(*told):
         training.journal.line(f"masked: {row.what}")
     training.journal.line(step_line(record, steps=training.steps, epochs=training.config.epochs))
+
+
+@torch.no_grad()
+def _draw_mels(training: Training, batch: Batch) -> Image:
+    """Draw some mels of a batch as the network saw them."""
+    pictures, _ = see(training.learner, batch.map(lambda tensor: tensor[:MOST_MELS]))
+    return mels_image(training.config.mel.draw(pictures[:, 0].float().cpu().numpy()))
 
 
 def _decide(training: Training) -> str:
@@ -147,6 +160,9 @@ def _end_epoch(training: Training) -> dict[str, Any]:
         better = _is_better(told, training=training)
         if better:
             training.best = told[training.monitor]
+        if training.journal is not None and not training.data.many:
+            step = training.loader.cursor // training.config.batch_size
+            training.journal.picture("valid/confusion", partial(confusion_image, predictions), step=step)
         _log_validation(training, told, better=better)  # first: a record past the checkpoint is dropped, not missed
         save(training, best=better)
         return {"epoch": training.loader.epoch, **told}

@@ -134,7 +134,8 @@ class LogMel(torch.nn.Module):
             waveform = functional.pad(waveform, (0, self.config.n_fft - waveform.shape[1]))
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.to(self.pairs.dtype)
-            rows = CPU_ROWS if waveform.device.type == "cpu" else max(1, len(waveform))
+            small = waveform.device.type == "cpu" and not torch.compiler.is_exporting()
+            rows = CPU_ROWS if small else max(1, len(waveform))
             lengths = itertools.repeat(None) if length is None else length.split(rows)
             pictures = [self._log_mel(*part) for part in zip(waveform.split(rows), lengths, strict=False)]
             return torch.cat(pictures) if len(pictures) > 1 else pictures[0]

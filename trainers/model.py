@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from shards.errors import UsageError
-from trainers.named import find
+from trainers.named import load
 
 NORMS = {"group": "groupnorm", "group1": "groupnorm1"}  # by timm's names
 
@@ -59,7 +59,7 @@ def find_own(name: str) -> Callable[..., Any]:
     Raises:
         UsageError: it can't be imported, or isn't callable.
     """
-    found = find(name, what="model")
+    found = load(name, kind="model")
     if not callable(found):
         raise UsageError(f"model {name!r} must be a callable (num_classes=) -> module, got {type(found).__name__}")
     return found

@@ -22,8 +22,8 @@ def load_transforms(names: Sequence[str]) -> tuple[Transform, ...]:
     return tuple(map(_load_transform, names))
 
 
-def find(name: str, *, what: str) -> Any:
-    """Import what stands at package.module:attribute; errors call it a `what`.
+def load(name: str, *, kind: str) -> Any:
+    """Import what is named package.module:attribute; `kind` is what errors call it.
 
     Raises:
         UsageError: it can't be had.
@@ -34,13 +34,13 @@ def find(name: str, *, what: str) -> Any:
     except Exception as error:  # a module raises whatever it raises
         told = " ".join(str(error).split())
         raise UsageError(
-            f"{what} {name!r} can't be imported ({type(error).__name__}: {told}): "
+            f"{kind} {name!r} can't be imported ({type(error).__name__}: {told}): "
             "name it package.module:attribute, and start where Python finds it or set PYTHONPATH"
         ) from error
 
 
 def _load_transform(name: str) -> Any:
-    found = find(name, what="transform")
+    found = load(name, kind="transform")
     if not callable(found) or isinstance(found, type):
         kind = "a class" if isinstance(found, type) else type(found).__name__
         raise UsageError(

@@ -13,6 +13,7 @@ from streaming.windows import Reach, find_reach, with_reach
 from trainers.config import TrainConfig
 from trainers.data import Data, open_data
 from trainers.head import freeze_body
+from trainers.loggers import check_loggers
 from trainers.model import build_model
 from trainers.named import load_transforms
 from trainers.run import Run, begin_run, resume_run
@@ -52,6 +53,7 @@ def prepare(config: TrainConfig) -> Prepared:
     data = open_data(config)
     _check_model(config, data, is_new=not found)
     load_transforms(config.transforms)
+    check_loggers(config.loggers)
     if config.world_size is not None and config.batch_size < config.world_size:
         raise UsageError(f"batch_size must be at least world_size ({config.world_size}), got {config.batch_size}")
     order = data.order

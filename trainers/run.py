@@ -23,7 +23,7 @@ from trainers.config import TrainConfig, read_config, to_json
 MAY_CHANGE = (
     "name", "resume", "rebatch", "runs", "preset", "config", "world_size", "readers", "device", "local", "address",
     "max_failures", "log_every", "log_rows", "checkpoint_seconds", "baseline_rows", "on_bad_row", "verify_reads",
-    "remote", "mirror_gb", "micro_batch", "compile",
+    "remote", "mirror_gb", "micro_batch", "compile", "loggers", "stall_seconds",
 )  # fmt: skip
 PACKAGES = ("torch", "torchaudio", "timm", "ray", "webdataset", "pyarrow", "numba", "numpy")
 

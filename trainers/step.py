@@ -70,12 +70,17 @@ def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: i
     return StepResult(loss=loss, correct=correct, grad_norm=grad_norm.detach())
 
 
-def _hear(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sums over some rows of loss and of right answers."""
+def see(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the pictures that the network gets, and of padded ones the share of frames, (batch,), that is sound."""
     length = batch.length if batch.is_padded else None
     pictures = learner.mel(batch.waveform, length)
     sounding = None if length is None else learner.mel.sounding_frames(length) / pictures.shape[-1]
-    pictures = mask(pictures, batch.draws, learner.masks, silence=learner.mel.config.lowest)
+    return mask(pictures, batch.draws, learner.masks, silence=learner.mel.config.lowest), sounding
+
+
+def _hear(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sums over some rows of loss and of right answers."""
+    pictures, sounding = see(learner, batch)
     with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=learner.dtype == torch.bfloat16):
         logits = learner.network(pictures, sounding)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -22,8 +22,7 @@ from trainers.session import Session
 from trainers.step import Learner
 from trainers.task import choose_monitor
 from trainers.uploads import Uploads
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+from trainers.watchdog import Watchdog
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -40,6 +39,7 @@ class Training:
     journal: Journal | None
     rows: RowLog | None
     uploads: Uploads
+    watchdog: Watchdog
     best: float | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
     stopped: bool = False
@@ -71,6 +71,10 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
         loader.load_state_dict(state, rebatch=config.rebatch)
     step = loader.cursor // config.batch_size
     attempt = session.broadcast(run.next_attempt() if session.is_first else None)
+    watchdog = Watchdog(
+        run, limit=config.stall_seconds, rank=session.world.rank, attempt=attempt, loader=loader
+    )  # fmt: skip
+    learner.mel.register_forward_hook(watchdog.feed)
     training = Training(
         config=config,
         run=run,
@@ -79,13 +83,15 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
         model=learner.model.model,
         learner=learner,
         loader=loader,
-        journal=Journal(run, cursor=loader.cursor, step=step) if session.is_first else None,
+        journal=Journal(run, cursor=loader.cursor, step=step, loggers=config.loggers) if session.is_first else None,
         rows=RowLog(run.folder / "rows", rank=session.world.rank, attempt=attempt) if config.log_rows else None,
         uploads=Uploads(),
+        watchdog=watchdog,
         best=state.get("best"),
     )
     if said:
         say(training, said)
+    watchdog.start()
     return training
 
 
@@ -135,6 +141,7 @@ def _newest_files(run: Run) -> dict[str, bytes] | None:
 def save(training: Training, *, best: bool = False) -> None:
     """Write checkpoints/last, and best where it is that: rank 0 writes, and uploads while training goes on."""
     session, run = training.session, training.run
+    training.watchdog.bear()
     session.share_buffers(training.model)
     if training.rows is not None:
         run.push(f"rows/{training.rows.name}")
@@ -148,6 +155,7 @@ def save(training: Training, *, best: bool = False) -> None:
         "label": training.config.label,
         "classes": training.loader.classes,
         "many": training.data.many,
+        "sample_rate": training.data.sample_rate,
         "best": training.best,
         "frozen": training.learner.frozen,
         "finished": training.loader.cursor >= training.total,
@@ -168,11 +176,12 @@ def save(training: Training, *, best: bool = False) -> None:
 
 def _upload(run: Run, *, best: bool) -> None:
     run.push_checkpoints(best=best)
-    run.push("metrics.jsonl", "log.txt", "tb")
+    run.push("metrics.jsonl", "log.txt", "tb", "loggers")
 
 
 def close(training: Training) -> None:
     """Stop the readers and close what was being written, each of them whatever becomes of the others."""
+    training.watchdog.stop()
     with contextlib.ExitStack() as last:
         for part in (training.journal, training.rows, training.uploads, training.loader):
             if part is not None:

@@ -60,7 +60,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 def told(run: Run) -> list[dict[str, Any]]:
     """The records, without what depends on the clock."""
     records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    clocked = ("time", "train/samples_per_second", "train/wait_share")
+    clocked = ("time", "train/samples_per_second", "train/wait_share", "train/memory_bytes")
     return [
         {name: value for name, value in record.items() if name not in clocked and not name.endswith("_seconds")}
         for record in records
@@ -84,8 +84,10 @@ def launch_until(given: TrainConfig, *, records: int) -> Run:
     return run
 
 
-def finished(command: list[str], *, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+def finished(
+    command: list[str], *, timeout: float = 200, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

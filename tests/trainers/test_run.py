@@ -38,7 +38,7 @@ def test_a_run_leaves_its_folder_whole(whole: Run, data: Path):
     assert {"versions", "command", "commit", "fingerprints", "machine", "began"} == set(environment)
     assert json.loads(whole.config.read_text())["data"] == str(data)
     records = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
-    training = {"loss", "accuracy", "samples_per_second", "wait_share", "lr", "masked", "grad_norm"}
+    training = {"loss", "accuracy", "samples_per_second", "wait_share", "lr", "masked", "grad_norm", "memory_bytes"}
     training |= {"read_seconds", "decode_seconds", "augment_seconds"}
     assert set(records[0]) == {"step", "cursor", "epoch", "time"} | {f"train/{name}" for name in training}
     validation = next(record for record in records if "valid/accuracy" in record)
