@@ -134,11 +134,10 @@ class LogMel(torch.nn.Module):
             waveform = functional.pad(waveform, (0, self.config.n_fft - waveform.shape[1]))
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.to(self.pairs.dtype)
-            small = waveform.device.type == "cpu" and not torch.compiler.is_exporting()
-            rows = CPU_ROWS if small else max(1, len(waveform))
-            lengths = itertools.repeat(None) if length is None else length.split(rows)
-            pictures = [self._log_mel(*part) for part in zip(waveform.split(rows), lengths, strict=False)]
-            return torch.cat(pictures) if len(pictures) > 1 else pictures[0]
+            if waveform.device.type != "cpu" or torch.compiler.is_exporting() or len(waveform) <= CPU_ROWS:
+                return self._log_mel(waveform, length)
+            lengths = itertools.repeat(None) if length is None else length.split(CPU_ROWS)
+            return torch.cat([self._log_mel(*some) for some in zip(waveform.split(CPU_ROWS), lengths, strict=False)])
 
     def sounding_frames(self, length: torch.Tensor) -> torch.Tensor:
         """Return how many frames, (batch,), notes of these lengths have alone."""
