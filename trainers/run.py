@@ -21,9 +21,9 @@ from trainers import sync
 from trainers.config import TrainConfig, read_config, to_json
 
 MAY_CHANGE = (
-    "name", "resume", "rebatch", "runs", "preset", "config", "world_size", "readers", "device", "local", "address",
-    "max_failures", "log_every", "log_rows", "checkpoint_seconds", "baseline_rows", "on_bad_row", "verify_reads",
-    "remote", "mirror_gb",
+    "name", "resume", "rebatch", "runs", "preset", "config", "dry_run", "world_size", "min_world_size", "readers",
+    "device", "local", "address", "max_failures", "log_every", "log_rows", "checkpoint_seconds", "baseline_rows",
+    "on_bad_row", "verify_reads", "remote", "mirror_gb",
 )  # fmt: skip
 PACKAGES = ("torch", "torchaudio", "timm", "ray", "webdataset", "pyarrow", "numba", "numpy")
 
@@ -127,6 +127,7 @@ class Run:
         path = self.folder / ".attempts"
         attempt = int(path.read_text()) if path.exists() else 0
         write_whole(path, str(attempt + 1).encode())
+        self.push(path.name)  # the next rank 0 may be on another node
         return attempt
 
     @property
@@ -170,7 +171,7 @@ def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run
         raise UsageError(f"run {name} exists in {config.runs}: take --resume {name} to go on, or another --name")
     if run.url is not None:
         shutil.rmtree(run.folder, ignore_errors=True)  # what an earlier run of this URL left on this machine
-    config = dataclasses.replace(config, name=name, data=_absolute(config.data or ""), resume=None, config=None)
+    config = dataclasses.replace(config, name=name, data=absolute(config.data or ""), resume=None, config=None)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_whole(run.environment, json.dumps(describe_environment(fingerprints), indent=2).encode())
     write_whole(run.config, json.dumps(to_json(config), indent=2).encode())
@@ -178,7 +179,7 @@ def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run
     return run, config
 
 
-def _absolute(data: str) -> str:
+def absolute(data: str) -> str:
     """Name places so that ranks find them from another working directory; a lone one without a weight, as it came."""
     found = [(locate(place), weight) for place, weight in parse_data(data)]
     named = [(place.text if place.is_url else str(place.path.resolve()), weight) for place, weight in found]
@@ -196,7 +197,7 @@ def resume_run(config: TrainConfig) -> tuple[Run, TrainConfig]:
     rebatched = ("batch_size",) if config.rebatch else ()
     for option, value in to_json(config).items():
         if option == "data":
-            value = _absolute(value or own[option])
+            value = absolute(value or own[option])
         if option not in (*MAY_CHANGE, *rebatched) and value != own[option]:
             raise UsageError(
                 f"{option} was {own[option]} when run {run.name} began, and is {value} now: "

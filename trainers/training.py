@@ -120,6 +120,9 @@ def _newest_files(run: Run) -> dict[str, bytes] | None:
 def save(training: Training, *, best: bool = False) -> None:
     """Write checkpoints/last, and best where it is that; rank 0 writes, all wait."""
     training.session.share_buffers(training.model)
+    if training.rows is not None:  # before the checkpoint: a step behind it is never done again, nor logged again
+        training.run.push(f"rows/{training.rows.name}")
+        training.session.barrier()
     if training.session.is_first:
         state = {
             **training.loader.state_dict(),
@@ -136,8 +139,6 @@ def save(training: Training, *, best: bool = False) -> None:
             checkpoint.copy_checkpoint(training.run.last, training.run.best)
         training.run.push_checkpoints(best=best)
         training.run.push("metrics.jsonl", "log.txt", "tb")
-    if training.rows is not None:
-        training.run.push(f"rows/{training.rows.name}")
     training.saved = time.monotonic()
     training.session.barrier()
 
