@@ -32,7 +32,8 @@ def train(config: TrainConfig, *, run: Run, session: Session) -> bool:
     training = set_up(config, run=run, session=session)
     try:
         if training.loader.cursor:
-            say(training, f"going on at step {training.loader.cursor // config.batch_size:,} of {training.steps:,}")
+            step, ranks = training.loader.cursor // config.batch_size, session.world.world_size
+            say(training, f"going on at step {step:,} of {training.steps:,} on {ranks} rank(s)")
         while training.loader.cursor < training.total and not training.stopped:
             _run_epoch(training)
             if not training.stopped:
