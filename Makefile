@@ -7,7 +7,7 @@ FONT_NOTES := 1500
 FUZZ_SECONDS ?= 600
 PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: setup demo test test-fast test-faults check format bench bench-gpu fuzz
+.PHONY: setup demo test test-fast test-faults test-cluster check format bench bench-gpu fuzz
 
 setup: $(VENV)/.demo
 
@@ -64,6 +64,10 @@ test-fast: $(VENV)/.test
 # Kills ranks and whole runs for real.
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults
+
+# Two hosts on this machine, a cluster on them, a host lost. Needs root, sshd and rsync, and says so where they lack.
+test-cluster: $(VENV)/.test
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 # By hand: mutates whatever packing reads, for as long as you like.
 fuzz: $(VENV)/.test

@@ -7,6 +7,8 @@ written by rank 0 itself, so that a run goes on alike under Ray, under torchrun 
 import contextlib
 import logging
 import os
+import secrets
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,17 +19,21 @@ from shards.owner import ROOT
 from shards.remote import locate
 from trainers.config import TrainConfig, from_json, to_json
 from trainers.prepare import Machine, this_machine
-from trainers.rank import run_rank
+from trainers.rank import check_rank, run_rank
+from trainers.relay import uploaded_log
 from trainers.run import Run
 from trainers.session import ray_session
 
 QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints what ranks print twice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default: a lost rank is seen sooner, and short runs end sooner
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # 60 s by default: then it looks anew at what is there
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+WAIT_SECONDS = 3600  # that a run waits for nodes that its ranks need, before it gives up
+RESIZE_SECONDS = 15.0  # from one look at whether a run of fewer ranks can grow to the next
 
 
 @contextlib.contextmanager
@@ -39,17 +45,29 @@ def connected(config: TrainConfig) -> Iterator[Machine]:
     Raises:
         UsageError: there is no such cluster.
     """
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    joins = address or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    if not joins:
+        _ask_for_token()
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    joins = address or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     try:
         _join(address or "auto") if joins else _start(config)
         yield _cluster_machine(config) if joins else this_machine(config)
     finally:
         ray.shutdown()
+
+
+def _ask_for_token() -> None:
+    """Have a cluster of our own ask for a token, which its processes inherit and no file holds.
+
+    Ray listens on all of the machine's addresses, so who reaches them could run code here. Ray reads this as it is
+    imported: where it is already, what it runs by is its importer's to say.
+    """
+    if "ray" not in sys.modules and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _join(address: str) -> None:
@@ -67,7 +85,6 @@ def _join(address: str) -> None:
 def _start(config: TrainConfig) -> None:
     import ray
 
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only, and gone when the run ends
     # transforms of the user's own lie where they said
     python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     ray.init(
@@ -90,41 +107,57 @@ def _cluster_machine(config: TrainConfig) -> Machine:
     return Machine(gpus=gpus if on_gpu else 0, cores=cores, device="cuda" if on_gpu else "cpu")
 
 
-def run_ranks(config: TrainConfig, *, run: Run) -> None:
-    """Run the ranks in a thread, so that Ctrl-C reaches our handler and not Ray's, which would kill them."""
+def run_ranks(config: TrainConfig, *, run: Run) -> tuple[str, ...]:
+    """Run the ranks to their end, or of a dry run what comes before the first step; return what they found there.
+
+    They run in a thread, so that Ctrl-C reaches our handler and not Ray's, which would kill them.
+
+    Raises:
+        UsageError: the nodes can't train this run. That is told once: starting the ranks anew would mend nothing.
+        NotestreamError: what a rank met that starting anew didn't mend.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
     filesystem, path = locate(run.url).resolve() if run.url else (None, str(run.folder))
-    on_gpu = config.device == "cuda"
+    on_gpu, ranks = config.device == "cuda", config.world_size or 1
+    waits = WAIT_SECONDS / float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])
     trainer = TorchTrainer(
         train_rank,
         train_loop_config={"config": to_json(config), "runs": locate(run.place).parent.text, "name": run.name},
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.world_size or 1, use_gpu=on_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=(config.min_world_size, ranks) if config.min_world_size else ranks,
+            use_gpu=on_gpu,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        ),
         run_config=RunConfig(
             name="ray",
             storage_path=f"{path}/.ray",
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            logging_config=LoggingConfig("ERROR"),
+            failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=round(waits)),
+            logging_config=LoggingConfig("CRITICAL"),  # else a traceback for each look at whether a node is back
         ),
     )
-    failed: list[BaseException] = []
+    ended: list[Any] = []
 
     def fit() -> None:
         try:
-            trainer.fit()
+            ended.append(trainer.fit().return_value)
         except BaseException as error:
-            failed.append(error)
+            ended.append(_own_error(error))
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(0.2)  # a join without an end would not let a signal through
-    if failed:
-        raise _own_error(failed[0]) from failed[0]
+    told = ended[0]
+    if isinstance(told, BaseException):
+        raise told
+    if "refused" in told:
+        raise UsageError(told["refused"])
+    return tuple(told["found"])
 
 
 def _own_error(error: BaseException) -> BaseException:
@@ -132,12 +165,23 @@ def _own_error(error: BaseException) -> BaseException:
     for failure in getattr(error, "worker_failures", {}).values():
         for inner in (failure, getattr(failure, "_base_exc", None), getattr(failure, "cause", None)):
             if isinstance(inner, NotestreamError):
+                inner.__cause__ = error
                 return inner
     return error
 
 
-def train_rank(given: dict[str, Any]) -> None:
-    """Be one rank of Ray Train's: `given` holds the config as JSON, and where the run is."""
+def train_rank(given: dict[str, Any]) -> dict[str, Any]:
+    """Be one rank of Ray Train's: `given` holds the config as JSON, and where the run is.
+
+    Returns {"found": lines of the nodes}, or {"refused": why they can't train}: an error would have Ray try again.
+    """
     config = from_json(given["config"], name="config")
-    run = Run.at(given["runs"], given["name"])
-    run_rank(config, run=run, session=ray_session(device=config.device))
+    run, session = Run.at(given["runs"], given["name"]), ray_session(device=config.device)
+    try:
+        found = check_rank(config, run=run, session=session)
+    except UsageError as error:
+        return {"refused": str(error)}
+    if not config.dry_run:
+        with uploaded_log(run) if session.is_first else contextlib.nullcontext():
+            run_rank(config, run=run, session=session)
+    return {"found": list(found)}

@@ -35,6 +35,8 @@ class TrainConfig:
     """Where the other options' defaults come from: base (real runs), demo (a laptop), seed (the 2018 experiment)."""
     config: str | None = None
     """A run's config.json to repeat; flags given beside it win."""
+    dry_run: bool = False
+    """Look at every node, data and storage as a run does before its first step, tell what was found, and end."""
     epochs: int = 20
     """Passes over the training split."""
     batch_size: int = 256
@@ -73,6 +75,8 @@ class TrainConfig:
     """Rows of a window; all rows are shuffled together unless given."""
     world_size: int | None = None
     """Ranks; every GPU of this machine unless given, or one rank on a CPU."""
+    min_world_size: int | None = None
+    """Fewest ranks to go on with while nodes are away; it grows back to --world-size as they return. Ray only."""
     readers: int | None = None
     """DataLoader processes a rank; 0 reads in the training process. Chosen from the cores unless given."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
@@ -114,10 +118,15 @@ class TrainConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "world_size", "log_every", "limit", "lanes", "window", "micro_batch"):
+        for name in ("epochs", "batch_size", "world_size", "min_world_size", "log_every", "limit", "lanes", "window",
+                     "micro_batch"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
+        if self.min_world_size is not None and self.min_world_size > (self.world_size or self.min_world_size):
+            raise UsageError(
+                f"min_world_size must not exceed world_size ({self.world_size}), got {self.min_world_size}"
+            )
         for name in ("readers", "max_failures", "baseline_rows", "views"):
             value = getattr(self, name)
             if value is not None and value < 0:

@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,11 +20,11 @@ POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def follow(run: Run, *, steps: int) -> Iterator[None]:
-    """Show the run's new lines while the block runs, and the last of them after it."""
+def follow(run: Run, *, steps: int, log: Path) -> Iterator[None]:
+    """Show new lines of the run's log while the block runs, and the last of them after it."""
     done = threading.Event()
-    start = run.log.stat().st_size if run.log.exists() else 0
-    thread = threading.Thread(target=_show, args=(run, steps, start, done), daemon=True)
+    start = log.stat().st_size if log.exists() else 0
+    thread = threading.Thread(target=_show, args=(run, log, steps, start, done), daemon=True)
     thread.start()
     try:
         yield
@@ -32,25 +33,25 @@ def follow(run: Run, *, steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _show(run: Run, steps: int, start: int, done: threading.Event) -> None:
+def _show(run: Run, log: Path, steps: int, start: int, done: threading.Event) -> None:
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     columns = (TextColumn("training"), BarColumn(), TextColumn("step {task.completed:,.0f}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=steps)
         while True:
             last = done.wait(POLL_SECONDS)  # once more after the end, for what came in between
-            start = _print_new(run, console, start)
+            start = _print_new(log, console, start)
             bar.update(task, completed=_step(run) if console.is_terminal else 0)
             if last:
                 return
 
 
-def _print_new(run: Run, console: Console, start: int) -> int:
+def _print_new(log: Path, console: Console, start: int) -> int:
     """Print whole lines past `start` and return where the next begin."""
-    if not run.log.exists():
+    if not log.exists():
         return start
-    start = min(start, run.log.stat().st_size)  # a restored run's log is as long as its checkpoint
-    with run.log.open("rb") as file:
+    start = min(start, log.stat().st_size)  # a restored run's log is as long as its checkpoint
+    with log.open("rb") as file:
         file.seek(start)
         fresh = file.read()
     whole = fresh[: fresh.rfind(b"\n") + 1]

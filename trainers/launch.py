@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shards.errors import NotestreamError, UsageError
+from shards.remote import locate
 from trainers.config import TrainConfig
 from trainers.follow import follow
 from trainers.interrupt import stop_on_interrupt
 from trainers.prepare import Prepared, fill_in, prepare, this_machine
-from trainers.rank import is_finished, run_rank
+from trainers.rank import check_rank, is_finished, run_rank
+from trainers.relay import fetched_log, local_log
 from trainers.run import Run, open_run
 from trainers.session import Session, local_session
 
@@ -19,7 +21,8 @@ def launch(config: TrainConfig) -> Run:
     """Begin a run, or go on with `config.resume`, and see it through; return it.
 
     Raises:
-        UsageError, DataError: what doesn't fit is named before any rank is started, where it can be seen by then.
+        UsageError, DataError: what doesn't fit is named before any rank is started, where it can be seen by then, else
+            before the first step.
         KeyboardInterrupt: it was stopped, with a checkpoint to go on from.
     """
     if config.resume and config.name:
@@ -44,8 +47,15 @@ def _launch_ray(config: TrainConfig) -> Run:
     run, config = prepared.run, prepared.config
     with cluster.connected(config) as machine:
         config = fill_in(config, machine)
+        if config.dry_run:
+            try:
+                _tell_dry(prepared, config, cluster.run_ranks(config, run=run))
+            finally:
+                locate(run.place).remove_tree()
+            return run
         _announce(run, config)
-        with stop_on_interrupt(run) as asked, follow(run, steps=prepared.steps):
+        log = local_log(run)
+        with stop_on_interrupt(run) as asked, follow(run, steps=prepared.steps, log=log), fetched_log(run, log):
             cluster.run_ranks(config, run=run)
     return _end(run, asked=asked())
 
@@ -59,9 +69,14 @@ def _launch_local(config: TrainConfig) -> Run:
                 prepared = prepare(config)
         prepared = _receive(session, prepared)
         run, config = prepared.run, fill_in(prepared.config, this_machine(prepared.config))
+        found = check_rank(config, run=run, session=session)
+        if config.dry_run:
+            if session.is_first:
+                _tell_dry(prepared, config, found)
+            return run
         if session.is_first:
             _announce(run, config)
-        watched = follow(run, steps=prepared.steps) if session.is_first else contextlib.nullcontext()
+        watched = follow(run, steps=prepared.steps, log=run.log) if session.is_first else contextlib.nullcontext()
         with stop_on_interrupt(run) as asked, watched:
             run_rank(config, run=run, session=session)
         return _end(run, asked=asked())
@@ -89,6 +104,20 @@ def _announce(run: Run, config: TrainConfig) -> None:
     print(  # noqa: T201
         f"{begun} {run.name} in {run.place}: {config.world_size} rank(s) on {config.device}, "
         f"{config.readers} reader(s) each, {config.model.name}, global batch {config.batch_size}",
+        flush=True,
+    )
+
+
+def _tell_dry(prepared: Prepared, config: TrainConfig, found: Sequence[str]) -> None:
+    """Say what a run would do: what each node has, and how the rows are shared out."""
+    ranks = config.world_size or 1
+    least, most = config.batch_size // ranks, -(-config.batch_size // ranks)
+    share = f"{least}" if least == most else f"{least} or {most}"
+    print(*found, sep="\n")  # noqa: T201
+    print(  # noqa: T201
+        f"rows {prepared.rows:,}, {prepared.rows / config.batch_size:,.1f} steps an epoch, {prepared.steps:,} in all; "
+        f"{share} rows a rank and step on {ranks} rank(s), {config.readers} reader(s) each\n"
+        "ready: nothing was written, nothing trained",
         flush=True,
     )
 

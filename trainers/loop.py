@@ -46,7 +46,8 @@ def train(
     training = set_up(config, run=run, session=session)
     try:
         if training.loader.cursor:
-            say(training, f"going on at step {training.loader.cursor // config.batch_size:,} of {training.steps:,}")
+            step, ranks = training.loader.cursor // config.batch_size, session.world.world_size
+            say(training, f"going on at step {step:,} of {training.steps:,} on {ranks} rank(s)")
         while training.loader.cursor < training.total and not training.stopped:
             unfreeze_if_due(training)
             _run_epoch(training)

@@ -16,10 +16,11 @@ from trainers.head import freeze_body
 from trainers.loggers import check_loggers
 from trainers.model import build_model
 from trainers.named import load_transforms
-from trainers.run import Run, begin_run, resume_run
+from trainers.run import Run, absolute_data, begin_run, resume_run
 from trainers.weights import init_from
 
 MOST_READERS = 8
+DRY_RUN = ".dry-run"  # what Ray keeps of it lies there, until it ends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,11 @@ class Machine:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A run that can begin: its folder, its own options, and its steps in all."""
+    """A run that can begin: its folder, its own options, the rows of an epoch, and its steps in all."""
 
     run: Run
     config: TrainConfig
+    rows: int
     steps: int
 
 
@@ -47,7 +49,7 @@ def this_machine(config: TrainConfig) -> Machine:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Check all that can be checked from here, then make or open the run's folder."""
+    """Check all that can be checked from here, then make or open the run's folder; a dry run makes none."""
     found = resume_run(config) if config.resume else None
     config = found[1] if found else config
     data = open_data(config)
@@ -60,9 +62,12 @@ def prepare(config: TrainConfig) -> Prepared:
     if not found and (reach := _reach(config, data)):
         config, order = dataclasses.replace(config, **vars(reach)), with_reach(order, reach)
     fingerprints = {name: split.fingerprint for name, split in data.splits.items()}
-    run, config = (found[0], config) if found else begin_run(config, fingerprints=fingerprints)
-    run.forget_stop()
-    return Prepared(run=run, config=config, steps=-(-config.epochs * order.span // config.batch_size))
+    if config.dry_run:
+        run, config = Run.at(config.runs, DRY_RUN), dataclasses.replace(config, data=absolute_data(config.data or ""))
+    else:
+        run, config = (found[0], config) if found else begin_run(config, fingerprints=fingerprints)
+        run.forget_stop()
+    return Prepared(run=run, config=config, rows=order.span, steps=-(-config.epochs * order.span // config.batch_size))
 
 
 def _check_model(config: TrainConfig, data: Data, *, is_new: bool) -> None:

@@ -1,11 +1,18 @@
-"""rank: what every rank does, however it was started: train to the end, then evaluate and report."""
+"""rank: what every rank does, however it was started: look around, train to the end, then evaluate and report."""
 
+from shards.remote import locate
 from trainers import checkpoint
 from trainers.config import TrainConfig
 from trainers.finish import finish
 from trainers.loop import train
+from trainers.preflight import preflight
 from trainers.run import Run
 from trainers.session import Session
+
+
+def check_rank(config: TrainConfig, *, run: Run, session: Session) -> tuple[str, ...]:
+    """See that all nodes can train this run, and tell what they have; a dry run ends here (see preflight)."""
+    return preflight(config, place=locate(run.place).parent.text, session=session)
 
 
 def run_rank(config: TrainConfig, *, run: Run, session: Session) -> None:

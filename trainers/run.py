@@ -21,9 +21,9 @@ from trainers import sync
 from trainers.config import TrainConfig, read_config, to_json
 
 MAY_CHANGE = (
-    "name", "resume", "rebatch", "runs", "preset", "config", "world_size", "readers", "device", "local", "address",
-    "max_failures", "log_every", "log_rows", "checkpoint_seconds", "baseline_rows", "on_bad_row", "verify_reads",
-    "remote", "mirror_gb", "micro_batch", "compile", "loggers", "stall_seconds",
+    "name", "resume", "rebatch", "runs", "preset", "config", "dry_run", "world_size", "min_world_size", "readers",
+    "device", "local", "address", "max_failures", "log_every", "log_rows", "checkpoint_seconds", "baseline_rows",
+    "on_bad_row", "verify_reads", "remote", "mirror_gb", "micro_batch", "compile", "loggers", "stall_seconds",
 )  # fmt: skip
 PACKAGES = ("torch", "torchaudio", "timm", "ray", "webdataset", "pyarrow", "numba", "numpy")
 
@@ -127,6 +127,7 @@ class Run:
         path = self.folder / ".attempts"
         attempt = int(path.read_text()) if path.exists() else 0
         write_whole(path, str(attempt + 1).encode())
+        self.push(path.name)  # the next rank 0 may be on another node
         return attempt
 
     @property

@@ -9,6 +9,9 @@ import os
 import sys
 from pathlib import Path
 
+# beside what .gitignore and .rayignore name, should a copy of the code lack them
+EXCLUDES = ["data/", "runs/", ".venv", ".git", "*.pem", "*.key", ".env", "auth_token"]
+
 
 def find_root() -> Path:
     """Find the checkout: beside this file, else ~/app."""
@@ -25,7 +28,7 @@ def main() -> int:
         sys.path[0] = str(root)  # else trainers/ itself would stand there, and hide nothing but confuse everything
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # `ray job submit` sets it, with its own working_dir; without, workers get the code from here
-        working_dir = {"working_dir": str(root), "excludes": ["data/", "runs/", ".venv/", ".git/", "*.pem"]}
+        working_dir = {"working_dir": str(root), "excludes": EXCLUDES}
         os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": working_dir})
     from trainers.__main__ import main as door
 

@@ -47,7 +47,7 @@ def fault_of(trial: dict[str, Any], folder: Path, whole: list[Step]) -> str | No
     if trial["left"] or any(trial["codes"]):
         return f"left behind {trial['left']}, exit codes {trial['codes']}"
     lines: dict[tuple[int, int, int], dict[str, Any]] = {}
-    for path in sorted((folder / "rows").glob("rank-*.jsonl")):
+    for path in sorted((folder / "rows").glob("attempt-*-rank-*.jsonl")):
         for line in map(json.loads, path.read_text().splitlines()):
             place = line["attempt"], line["step"] - 1, int(path.stem[-3:])
             if place in lines:
@@ -58,8 +58,8 @@ def fault_of(trial: dict[str, Any], folder: Path, whole: list[Step]) -> str | No
             return f"attempt {attempt}, rank {rank} took step {step} of {STEPS}"
         share = World(rank=rank, world_size=trial["attempts"][attempt]["world_size"]).share(BATCH)
         keys, waveforms = (of[share.start : share.stop] for of in whole[step])
-        told = line["cursor"], tuple(line["keys"]), line["hash"]
-        if told != (step * BATCH, keys, xxhash.xxh3_64_hexdigest(waveforms.tobytes())):
+        told = line["cursor"], tuple(line["keys"]), line["hashes"]
+        if told != (step * BATCH, keys, [xxhash.xxh3_64_hexdigest(row.tobytes()) for row in waveforms]):
             return f"attempt {attempt}, step {step}, rank {rank} differs: {line['keys']}, not {keys}"
     starts = [one["cursor"] // BATCH for one in trial["attempts"]]
     due = {

@@ -42,15 +42,17 @@ def as_flags(given: TrainConfig, *, local: bool) -> list[str]:
 
 
 def rows_of(run: Run) -> list[tuple[int, list[str], list[str]]]:
-    """The row log of all ranks: per step, the keys in order and the hashes; later attempts supersede."""
-    ranks = []
-    for path in sorted((run.folder / "rows").glob("rank-*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        ranks.append({line["step"]: line for line in lines})
-    steps = sorted(ranks[0])
-    assert all(sorted(rank) == steps for rank in ranks)
-    keys = {step: [key for rank in ranks for key in rank[step]["keys"]] for step in steps}
-    return [(step, keys[step], [rank[step]["hash"] for rank in ranks]) for step in steps]
+    """The row log of all ranks: per step, its rows' keys and hashes in order; of a step's attempts the last counts."""
+    logged: dict[int, dict[int, list[dict[str, Any]]]] = {}
+    for path in sorted((run.folder / "rows").glob("attempt-*-rank-*.jsonl")):  # by rank within an attempt
+        for line in path.read_text().splitlines():
+            line = json.loads(line)
+            logged.setdefault(line["step"], {}).setdefault(line["attempt"], []).append(line)
+    last = {step: attempts[max(attempts)] for step, attempts in sorted(logged.items())}
+    return [
+        (step, [key for rank in ranks for key in rank["keys"]], [one for rank in ranks for one in rank["hashes"]])
+        for step, ranks in last.items()
+    ]
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -109,10 +110,37 @@ def test_two_ranks_under_torchrun_take_the_same_rows(whole: Run, data: Path, tmp
     finished([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trainers",
               *flags, "--name", "two", "--device", "cpu"])  # fmt: skip
     two = Run(tmp_path / "two")
-    assert [keys for _, keys, _ in rows_of(two)] == [keys for _, keys, _ in rows_of(whole)]
+    assert rows_of(two) == rows_of(whole)
     assert told(two)[-1]["test/rows"] == 11
     first, single = told(two)[0], told(whole)[0]
     assert first["train/loss"] == pytest.approx(single["train/loss"], rel=0.2), "BatchNorm sees a rank's rows only"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sigterm_to_all_processes_saves_and_ends_cleanly(whole: Run, data: Path, tmp_path: Path, ranks: int):
+    """As Slurm and torchrun send it: to the ranks, to their readers and to who started them, and more than once."""
+    flags = as_flags(config(data, tmp_path, readers=1), local=ranks == 1)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "trainers", *flags, "--device", "cpu"]
+    begun = subprocess.Popen(
+        [*command, "--name", "run"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    run = Run(tmp_path / "run")
+    wait_for_records(run, 3, begun)
+    os.killpg(begun.pid, signal.SIGTERM)
+    begun.send_signal(signal.SIGTERM)
+    out, _ = begun.communicate(timeout=100)
+    assert "stopping at the next logging step, with a checkpoint" in out
+    assert out.count("notestream: interrupted: go on with --resume run") == ranks, out
+    state = checkpoint.read_state(run.last)
+    assert not state["finished"]
+    assert state["cursor"] >= 3 * 8
+    assert not psutil.Process().children(recursive=True)
+    launch(config(data, tmp_path, resume="run", name=None, readers=0))  # on one rank
+    assert f"going on at step {state['cursor'] // 8} of 16 on 1 rank(s)" in run.log.read_text()
+    assert rows_of(run) == rows_of(whole)
 
 
 @pytest.mark.slow
@@ -139,7 +167,7 @@ def test_ray_train_interrupted_and_resumed_takes_the_same_rows(whole: Run, data:
     done = finished([*command, "--resume", "ray", "--readers", "0"])
     assert f"going on at step {state['cursor'] // 8} of 16" in done.stdout
     assert "accuracy, %" in done.stdout
-    assert [keys for _, keys, _ in rows_of(run)] == [keys for _, keys, _ in rows_of(whole)]
+    assert rows_of(run) == rows_of(whole)
     assert run.report.exists()
 
     assert door(["evaluate", str(run.folder), "--split", "test", "--json"]) == 0
