@@ -66,7 +66,7 @@ def test_core_options_are_frozen_and_explained(room: str, verb: str, capsys):
 def test_the_verbs_are_those_that_work(capsys):
     assert [*SHARDS] == ["render", "pack", "index", "verify", "show"]
     assert [*STREAMING] == ["plan", "measure"]
-    assert [*TRAINERS] == ["train", "evaluate", "peek", "sweep"]
+    assert [*TRAINERS] == ["train", "evaluate", "predict", "embed", "export", "peek", "sweep"]
     for room in VERBS:
         assert door(room, "--help") == 0
         said = capsys.readouterr().out

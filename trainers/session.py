@@ -74,7 +74,7 @@ class Session:
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
     def _object_device(self) -> torch.device | None:
-        return self.device if self.device.type == "cuda" else None
+        return self.device if torch.distributed.get_backend() == "nccl" else None
 
 
 @contextlib.contextmanager
@@ -82,10 +82,12 @@ def local_session(*, device: str) -> Iterator[Session]:
     """Open a session without Ray: one rank, or torchrun's several from its environment."""
     world, local_rank = find_world(), int(os.environ.get("LOCAL_RANK", "0"))
     chosen = choose_device(device, local_rank=local_rank)
+    beside, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if chosen.type == "cuda":
+        chosen = torch.device("cuda", local_rank % gpus)
         torch.cuda.set_device(chosen)
-    if world.world_size > 1:
-        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if world.world_size > 1:  # NCCL refuses ranks that share a GPU
+        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" and beside <= gpus else "gloo")
     try:
         yield Session(world=world, device=chosen)
     finally:
