@@ -103,7 +103,8 @@ def test_a_batch_of_another_size_takes_the_rows_that_are_left(data: Path, tmp_pa
         launch(config(data, tmp_path, resume="run", name=None, batch_size=5))
     run = launch(config(data, tmp_path, resume="run", name=None, batch_size=5, rebatch=True))
     whole = launch(config(data, tmp_path, name="whole"))
-    lines = [json.loads(line) for line in (run.folder / "rows" / "rank-000.jsonl").read_text().splitlines()]
+    files = sorted((run.folder / "rows").glob("attempt-*-rank-000.jsonl"))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     by_cursor = {line["cursor"]: line["keys"] for line in lines}
     taken = [key for cursor in sorted(by_cursor) for key in by_cursor[cursor]]
     assert taken[:122] == keys_of(whole)[:122]
