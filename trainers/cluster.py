@@ -27,7 +27,7 @@ from trainers.session import ray_session
 QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints what ranks print twice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default: a lost rank is seen sooner, and short runs end sooner
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # 60 s by default: then it looks anew at what is there
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",  # 60 s by default: then it looks anew at what is there
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
