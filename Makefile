@@ -59,15 +59,15 @@ test: check
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow and not faults'
+	$(BIN)/python -m pytest -m 'not slow and not faults and not cluster'
 
 # Kills ranks and whole runs for real.
 test-faults: $(VENV)/.test
 	$(BIN)/python -m pytest -m faults
 
-# Two hosts on this machine, a cluster on them, a host lost. Needs root, sshd and rsync, and says so where they lack.
+# Clusters of their own, and two hosts on this machine, one lost. Those need root, sshd and rsync, and say so.
 test-cluster: $(VENV)/.test
-	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+	$(BIN)/python -m pytest -m cluster -rs
 
 # By hand: mutates whatever packing reads, for as long as you like.
 fuzz: $(VENV)/.test

@@ -66,7 +66,7 @@ def scrape(address: str) -> dict[str, dict[str, float]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_prometheus_finds_on_the_node_what_the_run_writes(data: Path, tmp_path: Path):
     folder = Path("/tmp") / f"gauges-{os.getpid()}"  # a socket's path is at most 107 bytes long
     with ray_node(folder) as (address, metrics):

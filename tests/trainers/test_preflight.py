@@ -122,7 +122,7 @@ def test_ranks_agree_on_what_is_wrong_with_one_of_them(data: Path, notes: Path, 
     assert not list(shared.iterdir()) + list(own.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_dry_run_under_ray_asks_every_rank_and_leaves_nothing(data: Path, tmp_path: Path):
     done = finished([
         sys.executable, "-m", "trainers", "train", "--data", str(data), "--runs", str(tmp_path / "runs"), "--name", "x",
