@@ -14,6 +14,7 @@ from shards.index import open_pack
 from shards.remote import BLOCK_BYTES, Location, locate
 from streaming.loader import Loader
 from tests.conftest import serve
+from tests.trainers.runs import launch_until
 from trainers import checkpoint, sync
 from trainers.config import TrainConfig
 from trainers.launch import launch
@@ -153,24 +154,14 @@ def config(bucket: str, **options) -> TrainConfig:
 def test_a_run_in_a_bucket_goes_on_from_another_machine(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     run = Run.at(at(bucket, "runs"), "run")
     assert run.url is not None
-    pushed = sync.push
-
-    def push_and_stop(url: str, folder: Path, names: tuple[str, ...]) -> None:
-        pushed(url, folder, names)
-        if "metrics.jsonl" in names:
-            run.ask_to_stop()
-
-    monkeypatch.setattr(sync, "push", push_and_stop)
-    launch(config(bucket))
+    launch_until(config(bucket, epochs=8), records=3)  # time enough to be stopped in
     assert not sync.exists(run.url, "report.html")
     cursor = checkpoint.read_state(run.last)["cursor"]
-    assert 0 < cursor < 122
-    monkeypatch.undo()
-
+    assert 0 < cursor < 8 * 61
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     shutil.rmtree(run.folder)  # another machine: it has the bucket only
-    launch(config(bucket, name=None, resume="run"))
+    launch(config(bucket, name=None, resume="run", epochs=8))
     found = {"config.json", "environment.json", "metrics.jsonl", "log.txt", "tb", "checkpoints", "report.html", "rows"}
     assert {name for name in Location(run.url).children() if name[0] != "."} == found
     shutil.rmtree(run.folder)
