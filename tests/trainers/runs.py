@@ -13,6 +13,7 @@ import torch
 from streaming.augment import Augment
 from trainers import checkpoint
 from trainers.config import TrainConfig
+from trainers.journal import read_records
 from trainers.launch import launch
 from trainers.model import ModelConfig
 from trainers.run import Run
@@ -45,8 +46,7 @@ def rows_of(run: Run) -> list[tuple[int, list[str], list[str]]]:
     """The row log of all ranks: per step, its rows' keys and hashes in order; of a step's attempts the last counts."""
     logged: dict[int, dict[int, list[dict[str, Any]]]] = {}
     for path in sorted((run.folder / "rows").glob("attempt-*-rank-*.jsonl")):  # by rank within an attempt
-        for line in path.read_text().splitlines():
-            line = json.loads(line)
+        for line in read_records(path):  # a full disk or a kill may cut the last one short: that step is done again
             logged.setdefault(line["step"], {}).setdefault(line["attempt"], []).append(line)
     last = {step: attempts[max(attempts)] for step, attempts in sorted(logged.items())}
     return [

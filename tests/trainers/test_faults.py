@@ -91,10 +91,9 @@ def test_a_disk_that_is_full_at_a_checkpoint_costs_no_row(whole: Run, data: Path
     def fill() -> None:
         while not run.last.exists():
             time.sleep(0.001)
-        with ballast.open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 16))
-                file.flush()
 
     filler = threading.Thread(target=fill)
     filler.start()
