@@ -4,8 +4,8 @@ import pytest
 import timm
 import torch
 
-from tests.trainers.worlds import Pointwise
 from trainers.mel import LogMel, MelConfig
+from trainers.model import ModelConfig, build_model
 from trainers.network import Pooled, averages, weigh
 
 RATE = 16_000
@@ -42,7 +42,7 @@ def test_without_padding_lengths_change_nothing():
 def test_a_padded_notes_answer_is_its_answer_alone():
     lengths = 8_000, 5_000, 1_024
     waves, mel, length = notes(*lengths), LogMel(sample_rate=RATE), torch.tensor(lengths)
-    model = Pointwise(num_classes=3)
+    model = build_model(ModelConfig(name="tests.trainers.worlds:Pointwise"), num_classes=3, seed=0)
     pictures = mel(padded(waves, 8_000), length)
     sounding = mel.sounding_frames(length) / pictures.shape[-1]
     alone = torch.cat([model(mel(wave[None])) for wave in waves])
