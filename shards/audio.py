@@ -159,6 +159,22 @@ def _flac_samples(
     return samples
 
 
+def undecodable(name: object, told: str) -> DataError:
+    """Make the error of a file that libsndfile can't decode; `told` is its own word."""
+    return DataError(f"{name} can't be decoded ({told.rstrip('.')}): make it anew, or as WAV")
+
+
+def as_pcm16(wave: NDArray[np.float64], *, name: object) -> NDArray[np.int16]:
+    """Round sound in [-1, 1], (time,), to 16 bits; what is louder is cut.
+
+    Raises:
+        DataError: it holds what are no numbers.
+    """
+    if not np.isfinite(wave).all():
+        raise DataError(f"{name} holds samples that are not numbers, or too large for one: make it anew")
+    return np.clip(np.rint(np.clip(wave, -1, 1) * 32768), -32768, 32767).astype(np.int16)
+
+
 def encode(samples: NDArray[np.int16], *, sample_rate: int, codec: str) -> bytes:
     """Encode mono int16 samples (length,) as the bytes of a 16-bit WAV (44-byte header) or FLAC file."""
     if codec == "wav":

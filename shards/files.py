@@ -112,16 +112,11 @@ class AudioFiles:
                 if len(points) != file.frames or audio.is_cut(data, frames=len(points), log=file.extra_info):
                     raise DataError(f"{name} ends after {len(points)} samples: it is cut short, make it anew")
         except soundfile.LibsndfileError as error:
-            raise DataError(
-                f"{name} can't be decoded ({error.error_string.rstrip('.')}): make it anew, or as WAV"
-            ) from error
+            raise audio.undecodable(name, error.error_string) from error
         with np.errstate(over="ignore", invalid="ignore"):  # of numbers near the largest
             wave = points.mean(axis=1)
         if rate != self.sample_rate:
             import soxr  # here, since only the extra `demo` installs it
 
             wave = soxr.resample(wave, rate, self.sample_rate)
-        if not np.isfinite(wave).all():
-            raise DataError(f"{name} holds samples that are not numbers, or too large for one: make it anew")
-        samples = np.clip(np.rint(np.clip(wave, -1, 1) * 32768), -32768, 32767).astype(np.int16)
-        return audio.encode(samples, sample_rate=self.sample_rate, codec="wav")
+        return audio.encode(audio.as_pcm16(wave, name=name), sample_rate=self.sample_rate, codec="wav")

@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
-from shards import format
+from shards import audio, format
 from shards.errors import DataError, UsageError
 from shards.files import AudioFiles
 from shards.keys import rename_column
@@ -158,9 +158,7 @@ def _rate(path: Path) -> int:
     try:
         return int(soundfile.info(os.fspath(path)).samplerate)
     except soundfile.LibsndfileError as error:
-        raise DataError(
-            f"{path} can't be decoded ({error.error_string.rstrip('.')}): make it anew, or as WAV"
-        ) from error
+        raise audio.undecodable(path, error.error_string) from error
 
 
 def _identity(manifest: pa.Table, *, sizes: Mapping[str, tuple[str, int]], rate: int, mono: bool) -> str:

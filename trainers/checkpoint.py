@@ -74,11 +74,14 @@ def _before(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-before")
 
 
-def newest(folder: Path) -> Path | None:
-    """Find the newest whole checkpoint that stands at FOLDER or beside it; None where none is."""
-    places = (folder, folder.with_name(f".{folder.name}.new"), _before(folder))
-    whole = [place for place in places if is_whole(place)]
-    return max(whole, key=lambda place: read_state(place)["cursor"], default=None)
+def newest(*folders: Path) -> Path | None:
+    """Find the newest whole checkpoint that stands at a folder or beside it; of the first that has one, else None."""
+    for folder in folders:
+        places = (folder, folder.with_name(f".{folder.name}.new"), _before(folder))
+        whole = [place for place in places if is_whole(place)]
+        if whole:
+            return max(whole, key=lambda place: read_state(place)["cursor"])
+    return None
 
 
 def is_whole(folder: Path) -> bool:

@@ -59,7 +59,7 @@ def export_run(place: str, *, out: Path, onnx: bool, device: str) -> Iterator[st
 
 
 def _check_onnx(trained: Trained) -> None:
-    if not is_timms(trained):
+    if trained.config.model.is_own:
         raise UsageError(f"model {trained.config.model.name!r} is your own, and goes into model.pt2 only: leave --onnx")
     try:
         import onnxruntime  # noqa: F401
@@ -68,14 +68,9 @@ def _check_onnx(trained: Trained) -> None:
         raise UsageError(f"{error.name} is not installed: pip install 'notestream[onnx]', or leave --onnx") from error
 
 
-def is_timms(trained: Trained) -> bool:
-    """Tell whether the network is one that timm makes by name."""
-    return not trained.config.model.is_own
-
-
 def _write_parts(trained: Trained, folder: Path) -> str | None:
     """Write weights and timm's config, which load as equals; nothing for a network of the user's own."""
-    if not is_timms(trained):
+    if trained.config.model.is_own:
         return f"model {trained.config.model.name!r} is your own: {PT2} only, no {WEIGHTS} and no {CONFIG}"
     from timm.models import save_for_hf
 
@@ -123,5 +118,5 @@ def _card(trained: Trained, program: Program, *, has_onnx: bool) -> str:
     ).get_template("export.md.j2")  # fmt: skip
     return page.render(
         trained=trained, config=trained.config, program=program, environment=environment, scores=scores,
-        timms=is_timms(trained), has_onnx=has_onnx, cursor=trained.state["cursor"],
+        timms=not trained.config.model.is_own, has_onnx=has_onnx, cursor=trained.state["cursor"],
     )  # fmt: skip

@@ -38,7 +38,7 @@ def load_network(
 ) -> tuple[torch.nn.Module, LogMel, Task]:
     """Load a run's best network with its mel, and what it has learned; rank 0 reads it for all."""
     files = session.broadcast(_best_files(run) if session.is_first else None)
-    state = json.loads(files[checkpoint.STATE])
+    state = checkpoint.state_of(files)
     task = Task(label=state["label"], classes=tuple(state["classes"]), many=state.get("many", False))
     model = build_model(config.model, num_classes=len(task.classes), seed=config.seed)
     checkpoint.restore_model(files, model)
@@ -47,7 +47,7 @@ def load_network(
 
 
 def _best_files(run: Run) -> dict[str, bytes]:
-    found = checkpoint.newest(run.best) or checkpoint.newest(run.last)
+    found = checkpoint.newest(run.best, run.last)
     if found is None:
         raise DataError(f"run {run.place} has no whole checkpoint: go on with it by --resume {run.name}")
     return checkpoint.read_files(found)

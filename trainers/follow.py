@@ -8,12 +8,14 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from trainers.beside import beside
 from trainers.run import Run
 
 POLL_SECONDS = 0.2
@@ -22,15 +24,9 @@ POLL_SECONDS = 0.2
 @contextlib.contextmanager
 def follow(run: Run, *, steps: int, log: Path) -> Iterator[None]:
     """Show new lines of the run's log while the block runs, and the last of them after it."""
-    done = threading.Event()
     start = log.stat().st_size if log.exists() else 0
-    thread = threading.Thread(target=_show, args=(run, log, steps, start, done), daemon=True)
-    thread.start()
-    try:
+    with beside(partial(_show, run, log, steps, start)):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _show(run: Run, log: Path, steps: int, start: int, done: threading.Event) -> None:

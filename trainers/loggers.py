@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from shards.errors import UsageError
 from shards.format import write_whole
+from trainers.flat import flatten
 from trainers.named import load
 from trainers.run import Run
 
@@ -121,14 +122,4 @@ class Told:
 
 def flat_config(run: Run) -> dict[str, Any]:
     """List the run's options by dotted names."""
-    found: dict[str, Any] = {}
-
-    def add(values: Mapping[str, Any], prefix: str) -> None:
-        for name, value in values.items():
-            if isinstance(value, dict):
-                add(value, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = value
-
-    add(json.loads(run.config.read_bytes()), "")
-    return found
+    return flatten(json.loads(run.config.read_bytes()))

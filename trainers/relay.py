@@ -13,6 +13,7 @@ from pathlib import Path
 from shards.errors import DataError
 from shards.format import write_whole
 from shards.remote import locate
+from trainers.beside import beside
 from trainers.run import Run
 
 UPLOAD_SECONDS, FETCH_SECONDS = 5.0, 2.0
@@ -62,12 +63,10 @@ def _fetch(run: Run, copy: Path, size: int) -> int:
     return now
 
 
-@contextlib.contextmanager
-def _repeating(move: Callable[[int], int], *, every: float) -> Iterator[None]:
+def _repeating(move: Callable[[int], int], *, every: float) -> contextlib.AbstractContextManager[None]:
     """Call `move` with the size that it last returned, again and again, in a thread, and once more at the end."""
-    done = threading.Event()
 
-    def work() -> None:
+    def work(done: threading.Event) -> None:
         size, pause, last = 0, every, False
         while not last:
             last = done.wait(pause)
@@ -76,10 +75,4 @@ def _repeating(move: Callable[[int], int], *, every: float) -> Iterator[None]:
                 size = move(size)
             pause = max(every, (time.monotonic() - began) / SHARE)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return beside(work)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from shards import audio
 from shards.format import write_whole
 from trainers import figures, metrics, tables
+from trainers.flat import flatten
 from trainers.headlines import make_headline, percent
 from trainers.predictions import Predictions
 from trainers.report_sounds import Heard
@@ -143,13 +144,9 @@ def _example_media(example: Example, *, length: int) -> tuple[Markup, str, float
     return picture, "data:audio/wav;base64," + base64.b64encode(data).decode("ascii"), kept
 
 
-def _flat(values: Mapping[str, Any], *, prefix: str = "") -> list[tuple[str, str]]:
+def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List nested settings as (dotted name, text), in their own order."""
-    rows = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, prefix=f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            rows.append((f"{prefix}{name}", text))
-    return rows
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+        for name, value in flatten(values).items()
+    ]

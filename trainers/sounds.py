@@ -75,8 +75,7 @@ def open_sound(path: Path) -> Sound:
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror}): give an audio file or a folder of them") from error
     except soundfile.LibsndfileError as error:
-        told = error.error_string.rstrip(".")
-        raise DataError(f"{path} can't be decoded ({told}): make it anew, or as WAV") from error
+        raise audio.undecodable(path, error.error_string) from error
     if plain:  # libsndfile mends a cut WAV in silence
         audio.read_header(head, name=str(path), size=path.stat().st_size)
     if not found.length:
@@ -93,7 +92,7 @@ def windows(sound: Sound, *, sample_rate: int, length: int) -> Generator[NDArray
     """
     held: list[NDArray[np.float32]] = []
     for block in _resampled(sound, sample_rate=sample_rate):
-        held.append(_as_packed(block, path=sound.path))
+        held.append(audio.as_pcm16(block, name=sound.path).astype(np.float32) * audio.PCM16_SCALE)
         if sum(map(len, held)) >= length:
             whole = np.concatenate(held)
             ends = range(length, len(whole) + 1, length)
@@ -102,13 +101,6 @@ def windows(sound: Sound, *, sample_rate: int, length: int) -> Generator[NDArray
     rest = np.concatenate(held) if held else np.zeros(0, np.float32)
     if len(rest):
         yield rest
-
-
-def _as_packed(block: NDArray[np.float64], *, path: Path) -> NDArray[np.float32]:
-    if not np.isfinite(block).all():
-        raise DataError(f"{path} holds samples that are not numbers, or too large for one: make it anew")
-    pcm = np.clip(np.rint(np.clip(block, -1, 1) * 32768), -32768, 32767)
-    return pcm.astype(np.float32) * audio.PCM16_SCALE
 
 
 def _resampled(sound: Sound, *, sample_rate: int) -> Iterable[NDArray[np.float64]]:
@@ -147,8 +139,7 @@ def _mono(sound: Sound, *, block: int) -> Generator[NDArray[np.float64]]:
                 yield mean
             log = file.extra_info
     except soundfile.LibsndfileError as error:
-        told = error.error_string.rstrip(".")
-        raise DataError(f"{sound.path} can't be decoded ({told}): make it anew, or as WAV") from error
+        raise audio.undecodable(sound.path, error.error_string) from error
     with sound.path.open("rb") as raw:
         head = raw.read(HEAD_BYTES)
     if read != sound.length or audio.is_cut(head, frames=read, log=log):

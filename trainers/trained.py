@@ -62,7 +62,7 @@ def open_trained(place: str, *, device: str) -> Trained:
     """
     run, session = open_run_at(place), Session(world=World(), device=choose_device(device))
     config = read_config(run.config)
-    found = checkpoint.newest(run.best) or checkpoint.newest(run.last)
+    found = checkpoint.newest(run.best, run.last)
     state = checkpoint.read_state(found) if found else {}
     # runs that began before checkpoints held the rate have it in their data alone
     rate = state["sample_rate"] if "sample_rate" in state or not found else open_data(config).sample_rate

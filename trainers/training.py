@@ -71,9 +71,7 @@ def set_up(config: TrainConfig, *, run: Run, session: Session) -> Training:
         loader.load_state_dict(state, rebatch=config.rebatch)
     step = loader.cursor // config.batch_size
     attempt = session.broadcast(run.next_attempt() if session.is_first else None)
-    watchdog = Watchdog(
-        run, limit=config.stall_seconds, rank=session.world.rank, attempt=attempt, loader=loader
-    )  # fmt: skip
+    watchdog = Watchdog(run, limit=config.stall_seconds, rank=session.world.rank, attempt=attempt, loader=loader)
     learner.mel.register_forward_hook(watchdog.feed)
     training = Training(
         config=config,
@@ -134,7 +132,7 @@ def make_loader(
 def _newest_files(run: Run) -> dict[str, bytes] | None:
     """Read the newest checkpoint; rank 0 alone picks it, so that all ranks begin from one, and needs the disk."""
     run.pull()
-    found = checkpoint.newest(run.last) or checkpoint.newest(run.best)
+    found = checkpoint.newest(run.last, run.best)
     return checkpoint.read_files(found) if found else None
 
 

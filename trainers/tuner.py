@@ -25,7 +25,7 @@ from trainers.config import TrainConfig, from_json, read_config, to_json
 from trainers.finish import finish
 from trainers.interrupt import stop_on_interrupt
 from trainers.loop import DivergedError, train
-from trainers.prepare import MOST_READERS, Machine, prepare
+from trainers.prepare import Machine, fill_in, prepare
 from trainers.run import MAY_CHANGE, Run
 from trainers.session import Session
 from trainers.sweep_table import (
@@ -176,8 +176,10 @@ def run_trials(
 
 def _readers(config: TrainConfig, machine: Machine) -> int:
     """Choose a trial's readers: those of a GPU's share of the cores, else one."""
-    share = machine.cores // machine.gpus if machine.gpus else 2
-    return min(MOST_READERS, max(1, share - 1)) if config.readers is None else config.readers
+    share = dataclasses.replace(machine, cores=machine.cores // machine.gpus if machine.gpus else 2)
+    readers = fill_in(dataclasses.replace(config, world_size=1), share).readers
+    assert readers is not None, "filled in"
+    return readers
 
 
 def _name(trial: Any) -> str:

@@ -4,7 +4,6 @@ Weights of colour pictures are summed over their three channels, which is what t
 other classes stays as it was drawn, and that is said.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,11 +62,11 @@ def _read(place: str, config: ModelConfig) -> tuple[Weights, tuple[str, ...] | N
     if place.endswith(".safetensors"):
         return _from_file(Path(place)), None
     run = open_run_at(place)
-    found = checkpoint.newest(run.best) or checkpoint.newest(run.last)
+    found = checkpoint.newest(run.best, run.last)
     if found is None:
         raise DataError(f"init_from {place} has no whole checkpoint: take another run, or go on with it by --resume")
     files = checkpoint.read_files(found)
-    return safetensors.torch.load(files[checkpoint.MODEL]), tuple(json.loads(files[checkpoint.STATE])["classes"])
+    return safetensors.torch.load(files[checkpoint.MODEL]), tuple(checkpoint.state_of(files)["classes"])
 
 
 def _from_hub(config: ModelConfig) -> Weights:

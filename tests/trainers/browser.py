@@ -5,8 +5,8 @@ import base64
 import io
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,18 @@ def browser(folder: Path) -> Iterator[str]:
             yield next(line.split("//")[1].split("/")[0] for line in process.stderr if "DevTools listening on" in line)
         finally:
             process.terminate()
+
+
+@asynccontextmanager
+async def open_tab(host: str, page: Path, *, width: int, scheme: str) -> AsyncIterator["Tab"]:
+    """Open a page in a tab of its own."""
+    async with aiohttp.ClientSession() as session:
+        async with session.put(f"http://{host}/json/new?about:blank") as answer:
+            address = (await answer.json())["webSocketDebuggerUrl"]
+        async with session.ws_connect(address, max_msg_size=0) as socket:
+            tab = Tab(socket)
+            await tab.open(page, width=width, scheme=scheme)
+            yield tab
 
 
 class Tab:

@@ -1,8 +1,7 @@
 """The set of options is frozen: a run's config.json of today is read by the code of tomorrow."""
 
-from typing import Any
-
 from trainers.config import PRESETS, TrainConfig, to_json
+from trainers.flat import flatten
 
 OPTIONS = """
     data name resume runs preset config dry_run epochs batch_size rebatch seed label where limit balance
@@ -18,17 +17,9 @@ OPTIONS = """
 """
 
 
-def names(values: dict[str, Any], before: str = "") -> list[str]:
-    return [
-        name
-        for option, value in values.items()
-        for name in (names(value, f"{before}{option}.") if isinstance(value, dict) else [before + option])
-    ]
-
-
 def test_the_set_of_options_is_frozen():
     """One that goes, or gets another name, breaks `--config` and `--resume` of older runs: CHANGELOG has to say so."""
-    assert names(to_json(TrainConfig())) == OPTIONS.split()
+    assert list(flatten(to_json(TrainConfig()))) == OPTIONS.split()
 
 
 def test_the_seeds_experiment_is_what_it_was():

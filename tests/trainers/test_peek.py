@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import matplotlib.image
 import numpy as np
 import pyarrow as pa
@@ -34,7 +33,7 @@ from streaming.mix import make_order
 from streaming.store import Store
 from streaming.view import View, draw_view, engine_options, valid_length
 from tests.conftest import write_notes
-from tests.trainers.browser import CHROMIUM, Tab, browser, pixels
+from tests.trainers.browser import CHROMIUM, browser, open_tab, pixels
 from tests.trainers.runs import config
 from tests.trainers.test_report import Page
 from trainers.config import TrainConfig
@@ -412,13 +411,8 @@ FACTS = """new Promise(async done => {
 
 async def visit(host: str, page: Path, *, width: int, scheme: str) -> tuple[dict[str, Any], list[str], np.ndarray]:
     """Open a page: what is in it, the addresses asked for, and how it looks, (height, width, 4)."""
-    async with aiohttp.ClientSession() as session:
-        async with session.put(f"http://{host}/json/new?about:blank") as answer:
-            address = (await answer.json())["webSocketDebuggerUrl"]
-        async with session.ws_connect(address, max_msg_size=0) as socket:
-            tab = Tab(socket)
-            await tab.open(page, width=width, scheme=scheme)
-            facts, picture = await tab.run(FACTS), await tab.picture()
+    async with open_tab(host, page, width=width, scheme=scheme) as tab:
+        facts, picture = await tab.run(FACTS), await tab.picture()
     page.with_suffix(f".{scheme}.png").write_bytes(picture)
     return facts, tab.asked, pixels(picture)
 

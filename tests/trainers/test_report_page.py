@@ -4,12 +4,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import numpy as np
 import pytest
 from markupsafe import Markup
 
-from tests.trainers.browser import CHROMIUM, Tab, browser, pixels
+from tests.trainers.browser import CHROMIUM, browser, open_tab, pixels
 from tests.trainers.test_report import ATTACK, SECTIONS, Page, make_bare, make_example, make_report
 from trainers.report import render_report
 from trainers.report_sounds import Heard, Side, sound_uri
@@ -34,24 +33,19 @@ def make_heard(*, text: str = "bass") -> Heard:
 
 async def play(host: str, page: Path, *, width: int, scheme: str) -> dict[str, Any]:
     """Open a page, click every player, and tell what came of it."""
-    async with aiohttp.ClientSession() as session:
-        async with session.put(f"http://{host}/json/new?about:blank") as answer:
-            address = (await answer.json())["webSocketDebuggerUrl"]
-        async with session.ws_connect(address, max_msg_size=0) as socket:
-            tab = Tab(socket)
-            await tab.open(page, width=width, scheme=scheme)
-            before = await tab.run(PLAYERS)
-            for at in range(len(before)):
-                await tab.click(*await tab.run(WHERE % at))
-                for _ in range(100):
-                    if (await tab.run(PLAYERS))[at]["time"] > 0:
-                        break
-                    await asyncio.sleep(0.05)
-                await tab.run(f"document.querySelectorAll('audio')[{at}].pause()")
-            after = await tab.run(PLAYERS)
-            wide = await tab.run("document.documentElement.scrollWidth - innerWidth")
-            sections = await tab.run('[...document.querySelectorAll("section")].map(one => one.id)')
-            picture = await tab.picture()
+    async with open_tab(host, page, width=width, scheme=scheme) as tab:
+        before = await tab.run(PLAYERS)
+        for at in range(len(before)):
+            await tab.click(*await tab.run(WHERE % at))
+            for _ in range(100):
+                if (await tab.run(PLAYERS))[at]["time"] > 0:
+                    break
+                await asyncio.sleep(0.05)
+            await tab.run(f"document.querySelectorAll('audio')[{at}].pause()")
+        after = await tab.run(PLAYERS)
+        wide = await tab.run("document.documentElement.scrollWidth - innerWidth")
+        sections = await tab.run('[...document.querySelectorAll("section")].map(one => one.id)')
+        picture = await tab.picture()
     page.with_suffix(f".{scheme}.png").write_bytes(picture)
     return {
         "before": before,
