@@ -21,11 +21,12 @@ from trainers.evaluate import evaluate
 from trainers.gauges import show_gauges
 from trainers.lines import step_line, validation_line
 from trainers.memory import peak_bytes
+from trainers.network import see
 from trainers.optim import one_cycle
 from trainers.pictures import MOST_MELS, Image, confusion_image, mels_image
 from trainers.run import Run
 from trainers.session import Session
-from trainers.step import see, train_step
+from trainers.step import train_step
 from trainers.training import Training, close, save, say, set_up, unfreeze_if_due
 
 GO, SAVE, STOP = "go", "save", "stop"
@@ -133,7 +134,8 @@ def _log_step(
 @torch.no_grad()
 def _draw_mels(training: Training, batch: Batch) -> Image:
     """Draw some mels of a batch as the network saw them."""
-    pictures, _ = see(training.learner, batch.map(lambda tensor: tensor[:MOST_MELS]))
+    learner, some = training.learner, batch.map(lambda tensor: tensor[:MOST_MELS])
+    pictures, _ = see(some, mel=learner.mel, masks=learner.masks)
     return mels_image(training.config.mel.draw(pictures[:, 0].float().cpu().numpy()))
 
 

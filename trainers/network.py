@@ -10,6 +10,18 @@ from typing import Any
 
 import torch
 
+from streaming.batch import Batch
+from trainers.masks import MaskConfig, mask
+from trainers.mel import LogMel
+
+
+def see(batch: Batch, *, mel: LogMel, masks: MaskConfig) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the pictures that the network gets, and of padded ones the share of frames, (batch,), that is sound."""
+    length = batch.length if batch.is_padded else None
+    pictures = mel(batch.waveform, length)
+    sounding = None if length is None else mel.sounding_frames(length) / pictures.shape[-1]
+    return mask(pictures, batch.draws, masks, silence=mel.config.lowest), sounding
+
 
 class Pooled(torch.nn.Module):
     """A model whose average over time counts columns by the share of them that is sound.

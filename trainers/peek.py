@@ -26,8 +26,8 @@ from streaming.view import View, apply_view, draw_view, valid_length
 from streaming.world import World
 from trainers.config import TrainConfig
 from trainers.data import Data, check_split, open_data, open_split
-from trainers.masks import mask
 from trainers.mel import LogMel
+from trainers.network import see
 from trainers.peek_page import Peek, Row, Sound, render_peek
 from trainers.predictions import tell
 from trainers.training import make_loader
@@ -88,8 +88,7 @@ def _open(config: TrainConfig, *, split: str) -> Data:
 @torch.no_grad()
 def _rows(loader: Loader, batch: Batch, *, config: TrainConfig, count: int) -> tuple[Row, ...]:
     mel = LogMel(config.mel, sample_rate=loader.packs[0].sample_rate)
-    pictures = mel(batch.waveform[:count])
-    pictures = mask(pictures, batch.draws[:count], config.masks, silence=config.mel.lowest)
+    pictures, _ = see(batch.map(lambda tensor: tensor[:count]), mel=mel, masks=config.masks)
     pictures = config.mel.draw(pictures[:, 0].numpy())
     slots = loader.order.slots(batch.cursor, batch_size=config.batch_size, slots=range(count))
     stores = open_stores(loader.packs, loader.order, remote=config.remote, mirror_bytes=config.mirror_bytes)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 
 from streaming.batch import Batch
-from trainers.masks import MaskConfig, mask
+from trainers.masks import MaskConfig
 from trainers.mel import LogMel
-from trainers.network import Pooled
+from trainers.network import Pooled, see
 from trainers.optim import OptimConfig, set_lr
 from trainers.task import Task, right_answers, row_losses
 
@@ -70,17 +70,9 @@ def train_step(learner: Learner, batch: Batch, *, batch_size: int, world_size: i
     return StepResult(loss=loss, correct=correct, grad_norm=grad_norm.detach())
 
 
-def see(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the pictures that the network gets, and of padded ones the share of frames, (batch,), that is sound."""
-    length = batch.length if batch.is_padded else None
-    pictures = learner.mel(batch.waveform, length)
-    sounding = None if length is None else learner.mel.sounding_frames(length) / pictures.shape[-1]
-    return mask(pictures, batch.draws, learner.masks, silence=learner.mel.config.lowest), sounding
-
-
 def _hear(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the sums over some rows of loss and of right answers."""
-    pictures, sounding = see(learner, batch)
+    pictures, sounding = see(batch, mel=learner.mel, masks=learner.masks)
     with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=learner.dtype == torch.bfloat16):
         logits = learner.network(pictures, sounding)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -199,6 +199,17 @@ def test_padding_and_what_is_left_out_are_marked(data: Path, tmp_path: Path):
     assert "(rendered" not in cut
 
 
+def test_a_padded_notes_picture_is_its_own_as_in_training(data: Path, tmp_path: Path):
+    given = config(data, tmp_path, crop_seconds=1.5, augment=Augment(), mel=MelConfig(reference="fixed"))
+    (row,) = look(given, split="train", rows=1, cursor=0).rows
+    length = round(row.after.last * 16_000)
+    alone = LogMel(given.mel, sample_rate=16_000)(torch.from_numpy(row.after.waveform[None, :length]))[0, 0].numpy()
+    frames = alone.shape[1]
+    assert frames < row.after.mel.shape[1]
+    np.testing.assert_allclose(row.after.mel[:, :frames], given.mel.draw(alone), atol=1e-5)
+    assert not row.after.mel[:, frames:].any()
+
+
 def test_asks_nothing_of_a_network_and_is_the_same_bytes_twice(given: TrainConfig):
     page = render_peek(look(given, split="train", rows=8, cursor=0))
     parsed = Page(page)
