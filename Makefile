@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DEMO := data/demo
 FONT_NOTES := 1500
 FUZZ_SECONDS ?= 600
+# Two files at a time: a test of several processes mostly waits for one of them.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 .PHONY: setup demo test test-fast test-faults test-cluster check format bench bench-gpu fuzz
@@ -55,11 +57,14 @@ check: $(VENV)/.test
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+# One thread each: two tests of several processes share the cores already.
+test test-fast: export OMP_NUM_THREADS := 1
+
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow and not faults and not cluster'
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not slow and not faults and not cluster'
 
 # Kills ranks and whole runs for real.
 test-faults: $(VENV)/.test

@@ -9,7 +9,20 @@ import sys
 from benchmarks.harness import ROOT
 from shards.format import write_whole
 
-NAMES = ("pack", "archive", "scale", "order", "ingest", "feed", "augment", "chain", "quality", "train", "begin")
+NAMES = (
+    "pack",
+    "archive",
+    "scale",
+    "order",
+    "ingest",
+    "feed",
+    "augment",
+    "chain",
+    "quality",
+    "train",
+    "begin",
+    "norms",
+)
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 

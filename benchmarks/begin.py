@@ -85,39 +85,15 @@ def starts(pack: Pack) -> Section:
     )
 
 
-def peak_memory(pack: Pack, *, model: str, batch_size: int) -> dict[str, int]:
+def peak_memory(pack: Pack, *, model: str, batch_size: int) -> int:
     """Train a few steps in one process: its peak of memory by the run's own record, bytes."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["--data", str(harness.folder(pack).parent), "--runs", folder, "--name", "run", "--model.name", model]
-        more = [
-            "--batch-size",
-            str(batch_size),
-            "--readers",
-            "1",
-            "--log-every",
-            "1",
-            "--epochs",
-            "1",
-            "--limit",
-            "300",
-        ]
-        _run(
-            [
-                sys.executable,
-                "-m",
-                "trainers",
-                "train",
-                "--local",
-                "--device",
-                "cpu",
-                "--baseline-rows",
-                "0",
-                *words,
-                *more,
-            ]
-        )
+        sizes = ["--batch-size", str(batch_size), "--epochs", "1", "--limit", "300", "--readers", "1"]
+        quiet = ["--local", "--device", "cpu", "--log-every", "1", "--baseline-rows", "0"]
+        _run([sys.executable, "-m", "trainers", "train", *words, *sizes, *quiet])
         records = read_records(Run(Path(folder) / "run").metrics)
-    return {"bytes": max(int(record["train/memory_bytes"]) for record in records if "train/memory_bytes" in record)}
+    return max(int(record["train/memory_bytes"]) for record in records if "train/memory_bytes" in record)
 
 
 def memory(pack: Pack) -> Section:
@@ -125,7 +101,7 @@ def memory(pack: Pack) -> Section:
     cases = [("test_resnet", 32), ("test_resnet", 256), ("resnet18", 32), ("resnet18", 64)]
     rows = []
     for model, batch_size in cases:
-        taken = peak_memory(pack, model=model, batch_size=batch_size)["bytes"]
+        taken = peak_memory(pack, model=model, batch_size=batch_size)
         rows.append((model, f"{batch_size}", f"{taken / 1e6:,.0f}"))
     return Section(
         title="A rank's memory",

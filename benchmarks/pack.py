@@ -25,7 +25,7 @@ from shards.nsynth import NSynthFolder
 from shards.pack import pack
 from shards.tar import Tarball
 
-NOTES, ROUNDS = 8192, 5
+NOTES, ROUNDS, MORE, MORE_ROUNDS = 8192, 5, 32768, 3
 OURS, TWO, TAR, SYNCED = "shards.pack", "shards.pack --jobs 2", "tar -cf", "tar -cf, then fsync"
 STOCK, STOCK_SYNCED = "webdataset ShardWriter", "webdataset ShardWriter, then fsync"
 MDS, LIT = "mosaicml MDSWriter", "litdata optimize"
@@ -130,7 +130,28 @@ def run() -> list[Section]:
         found = harness.measure(methods, rounds=ROUNDS)
     pieces = harness.measure(parts(NSynthFolder(folder=folder, rename_keys=False).open()), rounds=ROUNDS)
     size = sum(path.stat().st_size for path in (folder / "audio").iterdir())
-    return [_compare(found, size=size), _share(found, pieces)]
+    return [_compare(found, size=size), _share(found, pieces), larger()]
+
+
+def larger() -> Section:
+    """Measure two processes where their start is a small part: 4 GB of notes."""
+    folder = harness.many(MORE)
+    methods = {
+        OURS: fresh(lambda: ours(folder, jobs=1)), TWO: fresh(lambda: ours(folder, jobs=2)),
+        TAR: fresh(lambda: tar(folder)),
+    }  # fmt: skip
+    found = harness.measure(methods, rounds=MORE_ROUNDS)
+    middle = harness.medians(found)
+    return Section(
+        title="Two processes, more notes",
+        claim=f"As above with {MORE:,} notes, {MORE_ROUNDS} rounds: the start of two processes is a smaller part.",
+        columns=("method", "notes/s", "in all rounds", "speed against tar"),
+        rows=[
+            (name, figure(MORE / middle[name]), spread_rate(values, count=MORE), f"{middle[TAR] / middle[name]:.2f}x")
+            for name, values in found.items()
+        ],
+        summary=f"Two have {middle[OURS] / middle[TWO]:.2f}x the speed of one.",
+    )
 
 
 def _compare(found, *, size: int) -> Section:

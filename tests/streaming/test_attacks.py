@@ -268,7 +268,10 @@ def test_an_index_on_the_web_leads_to_no_file_of_this_machine(data: Path, tmp_pa
 
 @pytest.mark.parametrize("remote", ["mirror", "ranged"])
 @pytest.mark.parametrize("asked", ["index.parquet", TAR])
-def test_a_server_leads_to_no_file_of_this_machine(data: Path, tmp_path: Path, remote: Remote, asked: str):
+def test_a_server_leads_to_no_file_of_this_machine(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: Remote, asked: str
+):
+    monkeypatch.setenv("NOTESTREAM_MIRROR", str(tmp_path / "mirror"))  # other tests' may have the shard already
     (tmp_path / "outside").mkdir()
     secret = tmp_path / "outside" / asked
     shutil.copyfile(data / SPLIT / asked, secret)
