@@ -1,6 +1,6 @@
 """fonts: two SoundFonts -> how alike their recordings are, and which programs of the second sound one of the first.
 
-Only recordings that rendered programs sound are compared. Each is brought to 8 kHz. A quarter of a second of one
+Only recordings that rendered programs sound are compared. Each is brought to 8 kHz. An eighth of a second of one
 font's, from where it begins to sound, is laid over each place of the other font's: a copy that was trimmed, amplified,
 looped anew or resampled correlates at nearly 1. What is shorter than a piece is compared by its bytes alone.
 """
@@ -18,7 +18,7 @@ from shards import soundfont
 from shards.programs import PROGRAMS
 from shards.soundfont import SoundFont
 
-RATE, PIECE, LONGEST = 8000, 2048, 14_336  # samples a second, of a piece, of what it is laid over
+RATE, PIECE, LONGEST = 8000, 1024, 15_360  # samples a second, of a piece, of what it is laid over
 FIT = LONGEST + PIECE
 ALIKE = 0.95  # a correlation from which on a pair counts as one recording
 

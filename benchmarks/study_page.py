@@ -63,8 +63,8 @@ pairs are equal to the byte. The first {1000 * PIECE / RATE:.0f} ms of all that 
 {pieces_b:,}) were laid over every place of all of the other font's, at 8 kHz (`benchmarks/fonts.py`): a copy that was
 cut, amplified or resampled correlates at nearly 1. {likeness.alike} of the pairs correlate at {ALIKE:g} or more, the
 closest at {likeness.highest:.3f}; the next one below at {likeness.next_highest:.3f}. Programs of {b} that sound one of
-these count as heard, and are left out of its notes whole: {left_out}. A copy at a slightly other pitch, or shorter than
-that, would not be found."""
+these count as heard, and are left out of its notes whole: {left_out}. Some of them are pure
+tones that happen to be alike. A copy at a slightly other pitch, or shorter than that, would not be found."""
 
 
 def arms_section(told: Sequence[Told], *, setting: Setting) -> str:
