@@ -35,10 +35,7 @@ STRONG: Flags = {
 }  # fmt: skip
 CHANGES: Mapping[str, Mapping[str, Flags]] = {  # kind -> name -> what differs from AUGMENTED
     "rate": {"rate 6e-3": {"--optim.lr": "6e-3"}},
-    "loss": {
-        "label smoothing 0.1": {"--optim.label-smoothing": "0.1"},
-        "class weights 0.5": {"--class-weights": "0.5"},
-    },
+    "loss": {"label smoothing 0.1": {"--optim.label-smoothing": "0.1"}},
     "mel": {
         "64 mels": {"--mel.n-mels": "64"},
         "fixed reference": {"--mel.reference": "fixed"},
@@ -47,11 +44,16 @@ CHANGES: Mapping[str, Mapping[str, Flags]] = {  # kind -> name -> what differs f
         "two masks each way": {"--masks.time-masks": "2", "--masks.mel-masks": "2", "--masks.mel-bands": "8"},
     },
     "policy": {"strong": STRONG},
+    "transforms": {
+        "colour": {"--transforms": "benchmarks.transforms:colour"},
+        "colour, fade": {"--transforms": "benchmarks.transforms:colour benchmarks.transforms:fade"},
+    },
     "crop": {"crops of 3 s": {"--crop-seconds": "3"}},
+    "hearing": {"3 views": {"--views": "3"}},
     "network": {
         "dropout 0.3": {"--model.name": "benchmarks.networks:small_dropout"},
         "GroupNorm": {"--model.name": "benchmarks.networks:small_group"},
-        "a layer more": {"--model.name": "benchmarks.networks:deep"},
+        "bands apart": {"--model.name": "benchmarks.networks:small_bands"},
         "twice as wide": {"--model.name": "benchmarks.networks:wide"},
     },
     "length": {"twice the epochs": {"--epochs": "{double}"}},

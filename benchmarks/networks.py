@@ -17,7 +17,9 @@ Norm = Callable[[int], nn.Module]
 class Convolutions(nn.Module):
     """Convolutions of the given widths, each but the last followed by a halving, averaged, dropped out, and a head."""
 
-    def __init__(self, widths: Sequence[int], *, num_classes: int, norm: Norm, dropout: float = 0.0) -> None:
+    def __init__(
+        self, widths: Sequence[int], *, num_classes: int, norm: Norm, dropout: float = 0.0, bands: int = 1
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for at, (before, after) in enumerate(zip((1, *widths), widths, strict=False)):
@@ -26,7 +28,8 @@ class Convolutions(nn.Module):
             layers += [convolution, norm(after), nn.ReLU(inplace=True)]
             layers += [nn.MaxPool2d(2, ceil_mode=True)] if at < len(widths) - 1 else []
         self.layers = nn.Sequential(*layers)
-        self.drop, self.head = nn.Dropout(dropout), nn.Linear(widths[-1], num_classes)
+        self.average = nn.AdaptiveAvgPool2d((bands, 1))
+        self.drop, self.head = nn.Dropout(dropout), nn.Linear(bands * widths[-1], num_classes)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def get_classifier(self) -> nn.Module:
@@ -35,7 +38,7 @@ class Convolutions(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         features = self.layers(pictures.contiguous(memory_format=torch.channels_last))
-        return self.head(self.drop(features.mean((-2, -1))))
+        return self.head(self.drop(self.average(features).flatten(1)))
 
 
 def _groups(channels: int) -> nn.Module:
@@ -57,9 +60,9 @@ def small_dropout(*, num_classes: int) -> nn.Module:
     return Convolutions((24, 48, 96, 128), num_classes=num_classes, norm=nn.BatchNorm2d, dropout=0.3)
 
 
-def deep(*, num_classes: int) -> nn.Module:
-    """A layer more, and a last picture of a sixteenth."""
-    return Convolutions((24, 48, 96, 128, 160), num_classes=num_classes, norm=nn.BatchNorm2d)
+def small_bands(*, num_classes: int) -> nn.Module:
+    """The same; low, middle and high bands reach the head apart."""
+    return Convolutions((24, 48, 96, 128), num_classes=num_classes, norm=nn.BatchNorm2d, bands=3)
 
 
 def wide(*, num_classes: int) -> nn.Module:

@@ -45,7 +45,7 @@ class Told:
 
 def make_trial(flags: Flags, *, seed: int) -> Trial:
     """Write flags as words, in one order, so that equal flags are one trial."""
-    words = [word for name in sorted(flags) for word in (name, flags[name]) if word is not None]
+    words = [word for name in sorted(flags) for word in (name, *(flags[name] or "").split())]
     return Trial(flags=tuple(words), seed=seed)
 
 

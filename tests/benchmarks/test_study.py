@@ -10,10 +10,11 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import fonts, networks
+from benchmarks import fonts, networks, transforms
 from benchmarks.arms import ARMS, CHANGES, COMBINED, START, at_length, candidates, combine, finalists
 from benchmarks.study_page import Setting, write_page
 from benchmarks.trial import Flags, Told, Trial, keep, make_trial, read_told, run_missing
+from streaming.draws import Draw
 from trainers.config import TrainConfig, base
 
 SETTING = Setting(notes=100, other_notes=50, epochs=3, seeds=2, tuning_seeds=1)
@@ -103,11 +104,23 @@ def test_training_takes_every_flag():
         assert config.epochs in (3, 6)
 
 
-@pytest.mark.parametrize("name", ["small", "small_group", "small_dropout", "deep", "wide"])
+@pytest.mark.parametrize("name", ["small", "small_group", "small_dropout", "small_bands", "wide"])
 def test_networks_take_pictures_of_any_size(name: str):
     network = getattr(networks, name)(num_classes=11).eval()
     assert network(torch.rand(2, 1, 40, 126)).shape == network(torch.rand(2, 1, 64, 251)).shape == (2, 11)
     assert name != "small" or sum(parameter.numel() for parameter in network.parameters()) == 165_043
+
+
+def test_transforms_colour_and_fade_within_their_bounds():
+    second = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+    for key in "abc":
+        draw = Draw(seed=0, epoch=0, pack=0, key=key, repeat=0, place=0, sample_rate=16_000)
+        for change, most_db in ((transforms.colour, transforms.COLOUR_DB), (transforms.fade, transforms.FADE_DB)):
+            heard = change(second.copy(), draw)
+            assert heard.dtype == np.float32
+            assert np.array_equal(heard, change(second.copy(), draw))
+            assert not np.allclose(heard, second, atol=1e-3)
+            assert abs(20 * np.log10(np.linalg.norm(heard) / np.linalg.norm(second))) < most_db
 
 
 def test_a_copy_is_found_whatever_its_level_and_place():
