@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.trial import Flags, Told, make_trial
 
 BASE: Flags = {
-    "--batch-size": "64",
+    "--batch-size": "32",
     "--crop-seconds": "2",
     "--model.name": "benchmarks.networks:small",
     "--optim.lr": "3e-3",

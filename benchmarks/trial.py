@@ -101,7 +101,11 @@ def run_missing(trials: Sequence[Trial], *, path: Path, make: Make, jobs: int, u
             print(f"{len(done)} of {len(missing)}, {told.seconds:.0f} s: {shown}", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(work, missing))
+        try:
+            list(pool.map(work, missing))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # else those that wait would begin now
+            raise
     return len(done) == len(missing)
 
 
