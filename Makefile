@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 600
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: setup demo test test-fast test-faults test-cluster check format bench bench-gpu fuzz
+.PHONY: setup demo test test-fast test-faults test-cluster check format bench bench-gpu study fuzz
 
 setup: $(VENV)/.demo
 
@@ -50,6 +50,10 @@ bench: $(VENV)/.test .venv-peers/.stamp
 # By hand, where a GPU is: prints Markdown.
 bench-gpu: $(VENV)/.test
 	$(BIN)/python -m benchmarks.gpu
+
+# By hand: more than an hour on two cores; ended, it goes on where it was. Writes docs/study.md. Needs FluidR3.
+study: $(VENV)/.test
+	$(BIN)/python -m benchmarks.study --jobs 2 --tune
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
