@@ -60,6 +60,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.sizes
 
 # One thread each: two tests of several processes share the cores already.
 test test-fast: export OMP_NUM_THREADS := 1

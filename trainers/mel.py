@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import warnings
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -11,17 +11,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from shards.errors import UsageError
+from trainers.builds import mismatch
 
-try:
+if TYPE_CHECKING:
     from torchaudio.transforms import MelSpectrogram
-except (ImportError, OSError) as error:  # a torchaudio built against another torch fails with either
-    import importlib.metadata
-
-    have = {name: importlib.metadata.version(name) for name in ("torch", "torchaudio")}
-    raise UsageError(
-        f"torchaudio {have['torchaudio']} doesn't import beside torch {have['torch']} ({error}): "
-        "pip install --force-reinstall torch torchaudio"
-    ) from error
 
 POWER_FLOOR = 1e-10  # of float32 waves in [-1, 1]: 100 dB below the quietest 16-bit sample's mel
 LEVEL_FLOOR = -99.999  # dB: what has nothing above POWER_FLOOR
@@ -83,6 +76,15 @@ class MelConfig:
         return np.clip(picture * self.std + self.mean, 0, 1)
 
 
+def _transform() -> type["MelSpectrogram"]:
+    """Import torchaudio, where a mel is made: one built against another torch fails, with either error."""
+    try:
+        from torchaudio.transforms import MelSpectrogram
+    except (ImportError, OSError) as error:
+        raise mismatch(error) from error
+    return MelSpectrogram
+
+
 class LogMel(torch.nn.Module):
     """Log-mel spectrogram in dB below each note's own maximum, or as it is, floored and scaled to 0..1.
 
@@ -105,7 +107,7 @@ class LogMel(torch.nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             try:
-                self.spectrogram = MelSpectrogram(
+                self.spectrogram = _transform()(
                     sample_rate=sample_rate,
                     n_fft=config.n_fft,
                     win_length=config.win_length,

@@ -14,6 +14,7 @@ from trainers.config import TrainConfig
 from trainers.data import Data, open_data
 from trainers.head import freeze_body
 from trainers.loggers import check_loggers
+from trainers.mel import LogMel
 from trainers.model import build_model
 from trainers.named import load_transforms
 from trainers.run import Run, absolute_data, begin_run, resume_run
@@ -71,7 +72,8 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def _check_model(config: TrainConfig, data: Data, *, is_new: bool) -> None:
-    """Build the network once from here: what is wrong with it is told before a rank is started."""
+    """Build mel and network once from here: what is wrong with them is told before a rank is started."""
+    LogMel(config.mel, sample_rate=data.sample_rate)
     model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
     if config.optim.frozen_epochs:
         freeze_body(model)
