@@ -106,11 +106,6 @@ def sounding(zones: Iterable[Zone], *, pitch: int, velocity: int) -> Iterator[Zo
             yield zone
 
 
-def key_range(zones: Sequence[Zone]) -> tuple[int, int]:
-    """Return the lowest and the highest MIDI pitch that any of the zones (one or more) plays."""
-    return min(zone.keys[0] for zone in zones), max(zone.keys[1] for zone in zones)
-
-
 def _tables(data: bytes, *, name: str) -> tuple[dict[bytes, NDArray], NDArray[np.int16]]:
     if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
         raise DataError(f"{name} starts with {data[:4]!r}, which is no SoundFont: give a file in .sf2 format")
