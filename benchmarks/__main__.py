@@ -1,8 +1,10 @@
-"""python -m benchmarks: run each benchmark in a process of its own -> docs/benchmarks.md.
+"""python -m benchmarks [NAME ...]: run each benchmark, or those named, in a process of its own -> docs/benchmarks.md.
 
-Takes about seventeen minutes. `make bench` makes the peers' venv first.
+All take about twenty-five minutes. Those named replace their own parts of the page. `make bench` makes the peers' venv
+first.
 """
 
+import re
 import subprocess
 import sys
 
@@ -33,7 +35,7 @@ trust the ratios, not the digits. Nothing here is asserted by a test.
 
 
 def say(name: str) -> str:
-    """Run one benchmark; return its Markdown."""
+    """Run one benchmark; return its Markdown, which begins with its part's title."""
     print(f"benchmarks.{name} ...", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     said = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -41,13 +43,23 @@ def say(name: str) -> str:
     return said
 
 
-def main() -> None:
-    """Run all, then write the page whole."""
-    pages = [HEAD, *(say(name) for name in NAMES)]
+def parts(page: str) -> dict[str, str]:
+    """Split a page at its parts' titles."""
+    found = re.split(r"^(?=## )", page, flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0]: part.strip() for part in found}
+
+
+def main(names: list[str]) -> None:
+    """Run all, or those named beside what the page has of the others, then write the page whole."""
+    if unknown := set(names) - set(NAMES):
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    told = parts(PAGE.read_text()) if names else {}
+    for name in names or NAMES:
+        told |= parts(say(name))
     PAGE.parent.mkdir(exist_ok=True)
-    write_whole(PAGE, ("\n".join(pages).rstrip() + "\n").encode())
+    write_whole(PAGE, ("\n\n".join([HEAD.rstrip(), *told.values()]) + "\n").encode())
     print(f"wrote {PAGE}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -28,7 +28,7 @@ class TrainConfig:
     name: str | None = None
     """The run's name, new each time; preset and time unless given."""
     resume: str | None = None
-    """Go on with the run of this name, with its own options; a changed one is refused by name."""
+    """Go on with the run of this name, with its own options; a changed one is refused by name. Its packs may move."""
     runs: str = "runs"
     """Folder or URL of all runs."""
     preset: Literal["base", "demo", "seed"] = "base"

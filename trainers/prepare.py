@@ -17,7 +17,8 @@ from trainers.loggers import check_loggers
 from trainers.mel import LogMel
 from trainers.model import build_model
 from trainers.named import load_transforms
-from trainers.run import Run, absolute_data, begin_run, resume_run
+from trainers.resume import check_packs, resume_run
+from trainers.run import Run, absolute_data, begin_run
 from trainers.weights import init_from
 
 MOST_READERS = 8
@@ -54,6 +55,9 @@ def prepare(config: TrainConfig) -> Prepared:
     found = resume_run(config) if config.resume else None
     config = found[1] if found else config
     data = open_data(config)
+    fingerprints = {name: split.fingerprint for name, split in data.splits.items()}
+    if found:
+        check_packs(found[0], fingerprints, data=config.data)
     _check_model(config, data, is_new=not found)
     load_transforms(config.transforms)
     check_loggers(config.loggers)
@@ -62,7 +66,6 @@ def prepare(config: TrainConfig) -> Prepared:
     order = data.order
     if not found and (reach := _reach(config, data)):
         config, order = dataclasses.replace(config, **vars(reach)), with_reach(order, reach)
-    fingerprints = {name: split.fingerprint for name, split in data.splits.items()}
     if config.dry_run:
         run, config = Run.at(config.runs, DRY_RUN), dataclasses.replace(config, data=absolute_data(config.data or ""))
     else:

@@ -18,13 +18,8 @@ from shards.owner import ROOT
 from shards.remote import locate
 from streaming.mix import parse_data
 from trainers import sync
-from trainers.config import TrainConfig, read_config, to_json
+from trainers.config import TrainConfig, to_json
 
-MAY_CHANGE = (
-    "name", "resume", "rebatch", "runs", "preset", "config", "dry_run", "world_size", "min_world_size", "readers",
-    "device", "local", "address", "max_failures", "log_every", "log_rows", "checkpoint_seconds", "baseline_rows",
-    "on_bad_row", "verify_reads", "remote", "mirror_gb", "micro_batch", "compile", "loggers", "stall_seconds",
-)  # fmt: skip
 PACKAGES = ("torch", "torchaudio", "timm", "ray", "webdataset", "pyarrow", "numba", "numpy")
 
 
@@ -184,27 +179,6 @@ def absolute_data(data: str) -> str:
     found = [(locate(place), weight) for place, weight in parse_data(data)]
     named = [(place.text if place.is_url else str(place.path.resolve()), weight) for place, weight in found]
     return named[0][0] if len(named) == 1 else ",".join(f"{place}={weight}" for place, weight in named)
-
-
-def resume_run(config: TrainConfig) -> tuple[Run, TrainConfig]:
-    """Open the run to go on with, and check that only what may change at a restart has changed.
-
-    Raises:
-        UsageError: there is no such run, or an option differs that its order or its weights depend on; it is named.
-    """
-    run = open_run(config.runs, config.resume or "")
-    own = to_json(read_config(run.config))
-    rebatched = ("batch_size",) if config.rebatch else ()
-    for option, value in to_json(config).items():
-        if option == "data":
-            value = absolute_data(value or own[option])
-        if option not in (*MAY_CHANGE, *rebatched) and value != own[option]:
-            raise UsageError(
-                f"{option} was {own[option]} when run {run.name} began, and is {value} now: "
-                f"leave it out to go on, or begin a new run with --name"
-            )
-    changed = {option: getattr(config, option) for option in (*MAY_CHANGE, *rebatched)}
-    return run, dataclasses.replace(read_config(run.config), **changed)
 
 
 def describe_environment(fingerprints: dict[str, str]) -> dict[str, Any]:

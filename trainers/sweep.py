@@ -22,7 +22,8 @@ from rich.console import Console
 from shards.errors import DataError, UsageError
 from shards.remote import locate
 from trainers.config import TrainConfig, from_json, to_json
-from trainers.run import MAY_CHANGE, Run, absolute_data
+from trainers.resume import MAY_CHANGE
+from trainers.run import Run, absolute_data
 from trainers.sweep_table import Outcome, Trial, as_csv, as_rows, monitor_of, read_outcome, terminal_rows
 from trainers.vary import draw_trials, parse_vary, with_values
 

@@ -26,7 +26,8 @@ from trainers.finish import finish
 from trainers.interrupt import stop_on_interrupt
 from trainers.loop import DivergedError, train
 from trainers.prepare import Machine, fill_in, prepare
-from trainers.run import MAY_CHANGE, Run
+from trainers.resume import MAY_CHANGE
+from trainers.run import Run
 from trainers.session import Session
 from trainers.sweep_table import (
     DIVERGED,

@@ -20,7 +20,7 @@ import numpy as np
 from shards.bijection import permute, uniforms
 from shards.errors import UsageError
 from trainers.config import TrainConfig, from_json, to_json
-from trainers.run import MAY_CHANGE
+from trainers.resume import MAY_CHANGE
 
 # they change no result, or what results are compared by
 FIXED = (*MAY_CHANGE, "data", "epochs", "label", "monitor", "seed", "where")

@@ -17,7 +17,8 @@ from tests.trainers.runs import config, launch_until, rows_of
 from trainers.data import open_data
 from trainers.finish import evaluate_run
 from trainers.launch import launch
-from trainers.run import Run, resume_run
+from trainers.resume import resume_run
+from trainers.run import Run
 
 FAMILY = "instrument_family_str"
 

@@ -32,7 +32,7 @@ def other_process(*doors: list[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_every_verb_works_from_a_copy_of_the_run_folder_in_another_process(whole: Run, data: Path, notes, tmp_path):
-    """Evaluate, predict, embed and export of an unfinished run whose pack has moved; then the pack is back: resume."""
+    """Evaluate, predict, embed and export of an unfinished run whose pack has moved; then it goes on there."""
     pack, moved = tmp_path / "pack", tmp_path / "moved"
     shutil.copytree(data, pack)
     run = launch_until(config(pack, tmp_path / "runs"), records=11)
@@ -56,7 +56,7 @@ def test_every_verb_works_from_a_copy_of_the_run_folder_in_another_process(whole
     assert pq.read_table(tmp_path / "x.parquet")["key"].to_pylist() == list(before.keys)
     assert (tmp_path / "exported" / "model.pt2").is_file()
 
-    moved.rename(pack)
-    other_process(["train", "--runs", str(tmp_path / "elsewhere"), "--resume", "run", "--local", "--device", "cpu"])
+    again = ["train", "--runs", str(tmp_path / "elsewhere"), "--resume", "run", "--local", "--device", "cpu"]
+    other_process([*again, "--data", str(moved)])
     assert rows_of(Run(Path(place))) == rows_of(whole)
     assert told(Run(Path(place))) == told(whole)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from shards.errors import UsageError
+from shards.pack import pack
 from streaming.augment import Augment
 from tests.trainers.runs import (
     FOLDER,
@@ -103,6 +105,20 @@ def test_what_an_order_depends_on_can_not_change_at_a_resume(whole: Run, data: P
     ):
         with pytest.raises(UsageError, match=told_as):
             launch(config(data, tmp_path, resume="run", name=None, **change))
+    assert not run.report.exists()
+
+
+def test_a_run_goes_on_with_its_own_packs_alone_wherever_they_lie(data: Path, notes: Path, tmp_path: Path):
+    run = launch_until(config(data, tmp_path), records=2)
+    for split in ("train", "valid"):
+        pack(notes, tmp_path / "other", split=split, rows_per_shard=7)
+    shutil.copytree(data / "train", tmp_path / "part" / "train")
+    for place, told_as in (
+        ("other", r"train of .*/other is another pack \(\w+\); run run began with \w+: give that pack with --data, or"),
+        ("part", r"valid of .*/part isn't there; run run began with \w+: give that pack"),
+    ):
+        with pytest.raises(UsageError, match=told_as):
+            launch(config(tmp_path / place, tmp_path, resume="run", name=None))
     assert not run.report.exists()
 
 
