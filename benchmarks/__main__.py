@@ -12,19 +12,8 @@ from benchmarks.harness import ROOT
 from shards.format import write_whole
 
 NAMES = (
-    "pack",
-    "archive",
-    "scale",
-    "order",
-    "ingest",
-    "feed",
-    "augment",
-    "chain",
-    "quality",
-    "train",
-    "begin",
-    "norms",
-)
+    "pack", "archive", "scale", "order", "ingest", "feed", "augment", "chain", "quality", "train", "begin", "norms",
+)  # fmt: skip
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
