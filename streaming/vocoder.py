@@ -8,7 +8,8 @@ from X'_m to Y_{m-1}, which is a product of complex numbers: no unwrapping, no a
 same. X_m has N_a / 2 bins and Y_m is inverted at N_s: cutting or padding the spectrum resamples and band-limits at
 once, so any pitch, and any low-pass, costs the same too.
 
-The other engine, for single notes, is `streaming.wsola`. Where numba can't be had, `streaming.plain` serves for both.
+Its loop is `streaming.phase_vocoder`; the other engine, for single notes, is `streaming.wsola`. Where numba can't be
+had, `streaming.plain` serves for both.
 """
 
 from typing import get_args
