@@ -57,7 +57,7 @@ def plan(size: int) -> Plan:
             rest //= radix
             radices.append(radix)
     assert rest == 1, f"{size = } has a prime factor that streaming.layout doesn't let in"
-    n = stride = size // COLUMNS
+    n = size // COLUMNS
     k = np.arange(n)
     order, digits, tables = np.zeros(n, np.int64), k, []
     for radix in radices:
@@ -65,7 +65,7 @@ def plan(size: int) -> Plan:
         n //= radix
         order += digits % radix * n
         digits = digits // radix
-    turns = _angles(np.outer(k, np.arange(COLUMNS)) / size).reshape(stride, COLUMNS, 2).swapaxes(1, 2)
+    turns = _angles(np.outer(k, np.arange(COLUMNS)) / size).reshape(len(k), COLUMNS, 2).swapaxes(1, 2)
     spots = np.cumsum([0, *map(len, tables)])[:-1]
     return Plan(np.array(radices), np.concatenate(tables), spots, order, np.ascontiguousarray(turns))
 

@@ -64,16 +64,15 @@ def lock_phases(
     """
     bins = len(work.peaks)
     _split(real, imag, bins, work.spectrum, work.power)
-    if is_first:
-        locked[:] = work.spectrum
-        return
-    count = _find_peaks(work.power, work.is_peak, work.peaks)
-    peaks, turn_real, turn_imag = work.peaks[:count], work.turns[0], work.turns[1]
+    count = 0 if is_first else _find_peaks(work.power, work.is_peak, work.peaks)
     if count:
+        peaks, turn_real, turn_imag = work.peaks[:count], work.turns[0], work.turns[1]
         _find_turns(real, imag, peaks, before[0], before[1], turn_real, turn_imag)
         _turn(work.spectrum, peaks, turn_real, turn_imag, bins, locked)
-    else:  # silence
-        locked[:] = work.spectrum
+    else:  # nothing to go on from, or silence
+        for part in range(2):
+            for k in range(bins):  # assigned as a whole, numba compiles what an error would say, for three seconds
+                locked[part, k] = work.spectrum[part, k]
 
 
 @compiled("contract")

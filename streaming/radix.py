@@ -113,7 +113,7 @@ def _odd(r: int) -> Callable[[Floats, int, int, Floats], None]:
                 for k in range(half):
                     c = 2 * half * k
                     er, ei = ar + splat(table, c) * load(pairs, 0), ai + splat(table, c) * load(pairs, LANES)
-                    dr, di = splat(table, c + 1) * load(pairs, 16), splat(table, c + 1) * load(pairs, 24)
+                    dr, di = splat(table, c + 1) * load(pairs, ROW), splat(table, c + 1) * load(pairs, ROW + LANES)
                     for j in range(1, half):
                         cosine, sine, of = splat(table, c + 2 * j), splat(table, c + 2 * j + 1), 2 * ROW * j
                         er, ei = er + cosine * load(pairs, of), ei + cosine * load(pairs, of + LANES)
