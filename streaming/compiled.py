@@ -7,6 +7,7 @@ numba is late for new versions of Python, and has no wheels for some machines.
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 try:
@@ -18,13 +19,30 @@ HAS_NUMBA = njit is not None
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# numba looks at a loop's own file to tell whether what lies on disk is still it; these hold loops of each other's
+TOGETHER = ("compiled", "frames", "fourier", "lanes", "phase_vocoder", "phases", "radix", "wsola")
+
+
 def compiled(*flags: str) -> Callable[[F], F]:
     """Compile a loop for the types it is called with, cached on disk, without the GIL; `flags` are LLVM's fast-math."""
+    # numpy's division gives inf, where Python's would branch to an error and keep a loop from becoming vectors
+    options = {"cache": True, "nogil": True, "fastmath": set(flags), "error_model": "numpy"}
 
     def decorate(function: F) -> F:
-        return cast(F, njit(cache=True, nogil=True, fastmath=set(flags))(function)) if njit else function
+        if not njit:
+            return function
+        done = cast(Any, njit(**options)(function))
+        if function.__module__.rpartition(".")[2] in TOGETHER:
+            done._cache._cache_file._source_stamp = _stamp()
+        return done
 
     return decorate
+
+
+@cache
+def _stamp() -> tuple[float, int]:
+    files = [Path(__file__).with_name(f"{name}.py").stat() for name in TOGETHER]
+    return max(file.st_mtime for file in files), sum(file.st_size for file in files)
 
 
 @cache  # once a process

@@ -1,9 +1,7 @@
-"""frames: loops that both engines run. Find onsets, place frames, cut them out, lay them over each other.
+"""frames: loops that both engines run. Find onsets, place frames, lay them over each other.
 
 Each loop runs once over its input, writes every element of its output, keeps nothing between calls, and uses one
 thread. Of fast-math only what keeps NaN honest is allowed: fused multiply-add, and reordered sums where a loop has one.
-
-Complex arrays come as float32 ones, real and imaginary parts in turn: compilers make vectors of those.
 """
 
 import numpy as np
@@ -99,56 +97,24 @@ def place_frames(
 
 
 @compiled("contract")
-def cut_pairs(
-    waveform: NDArray[np.float32],  # (time,)
-    first: NDArray[np.int64],  # (pairs,), each + size within the waveform
-    second: NDArray[np.int64],  # (pairs,)
-    window: NDArray[np.float32],  # (size,)
-    frames: NDArray[np.float32],  # (pairs, 2 * size), written
-) -> None:
-    """Write waveform[first[m] + i] * window[i] as real parts, and waveform[second[m] + i] * window[i] as imaginary."""
-    size = len(window)
-    for m in range(len(first)):
-        real, imag = waveform[first[m] : first[m] + size], waveform[second[m] : second[m] + size]
-        frame = frames[m]
-        for i in range(size):
-            frame[2 * i] = real[i] * window[i]
-            frame[2 * i + 1] = imag[i] * window[i]
-
-
-@compiled("contract")
-def add_frames(
-    frames: NDArray[np.float32],  # (frames, size)
+def add_frame(
+    frame: NDArray[np.float32],  # (size,)
     window: NDArray[np.float32],  # (size,), the gain in it
-    hop: int,
-    at: int,  # where frame 0 begins in the output; may be below it
+    at: int,  # where the frame begins in the output; may be below it
     output: NDArray[np.float32],  # (length,), added to
 ) -> None:
-    """Add frame m to output[at + m * hop : ... + size], and what sticks out to nothing."""
-    size, length = len(window), len(output)
-    for m in range(len(frames)):
-        begin = at + m * hop
-        low, high = max(0, -begin), min(size, length - begin)
-        if low < high:
-            place, frame, factors = output[begin + low : begin + high], frames[m, low:high], window[low:high]
-            for i in range(len(place)):
-                place[i] += frame[i] * factors[i]
+    """Add a frame to output[at : at + size], and what sticks out to nothing."""
+    low, high = max(0, -at), min(len(window), len(output) - at)
+    if low < high:
+        place, some, factors = output[at + low : at + high], frame[low:high], window[low:high]
+        for i in range(len(place)):
+            place[i] += some[i] * factors[i]
 
 
-@compiled("contract")
-def add_pairs(
-    pairs: NDArray[np.float32],  # (pairs, 2 * size): frames m and m + 1 in turn
-    gain: np.float32,
-    hop: int,
-    at: int,  # where frame 0 begins in the output; may be below it
-    output: NDArray[np.float32],  # (length,), added to
-) -> None:
-    """Add frame m, times a gain, to output[at + m * hop : ... + size], and what sticks out to nothing."""
-    size, length = pairs.shape[1] // 2, len(output)
-    for m in range(2 * len(pairs)):
-        begin = at + m * hop
-        low, high = max(0, -begin), min(size, length - begin)
-        if low < high:
-            place, frame = output[begin + low : begin + high], pairs[m // 2, 2 * low + m % 2 : 2 * high]
-            for i in range(len(place)):
-                place[i] += frame[2 * i] * gain
+@compiled("reassoc")
+def is_finite(waveform: NDArray[np.float32]) -> bool:
+    """Tell whether no sample is NaN or infinite: those less themselves are NaN, all others 0."""
+    total = np.float32(0)
+    for i in range(len(waveform)):
+        total += waveform[i] - waveform[i]
+    return total == 0

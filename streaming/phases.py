@@ -3,23 +3,51 @@
 Compiled as streaming.frames is, under the same rules.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from streaming.compiled import compiled
+from streaming.lanes import LANES, load, reverse, splat, store
+
+Floats = NDArray[np.float32]
 
 TINY = np.float32(1e-15)  # squared it is still a normal float32, so silence never divides by zero
-WIDE = 16  # bins that a peak's turn is written to at once: fewer branches than to each its own
+
+
+class Work(NamedTuple):
+    """A spectrum's bins while they are worked on. Behind the last one is room for lanes that reach beyond it."""
+
+    spectrum: Floats  # (2, bins + LANES): real and imaginary parts
+    power: Floats  # (bins + 2 + LANES,): of bin k at k + 2
+    is_peak: NDArray[np.uint8]  # (bins,)
+    peaks: NDArray[np.int64]  # (bins,)
+    turns: Floats  # (2, bins)
+
+
+@compiled("contract")
+def make_work(bins: int) -> Work:
+    """Return room for spectra of `bins`."""
+    return Work(
+        np.zeros((2, bins + LANES), np.float32),
+        np.zeros(bins + 2 + LANES, np.float32),
+        np.empty(bins, np.uint8),
+        np.empty(bins, np.int64),
+        np.empty((2, bins), np.float32),
+    )
 
 
 @compiled("contract")
 def lock_phases(
-    spectra: NDArray[np.float32],  # (frames, 2 * size): X_m + i X'_m, transformed as one
-    state: NDArray[np.float32],  # (2, bins): Y_{m-1}, real and imaginary parts, of the last frame before; written
+    real: Floats,  # (size,) and
+    imag: Floats,  # (size,): X_m + i X'_m, transformed as one
+    before: Floats,  # (2, bins + LANES): Y_{m-1}, real and imaginary parts
     is_first: bool,
-    locked: NDArray[np.float32],  # (frames, >= 2 * bins), written: Y_m, 0 from `bins` on
+    work: Work,
+    locked: Floats,  # (2, bins + LANES), written: Y_m
 ) -> None:
-    """Turn each spectrum so that it goes on where the one written before it stopped.
+    """Turn a spectrum so that it goes on where the one written before it stopped.
 
     Y_0 = X_0, then for m > 0, every bin k and the spectral peak q(k) nearest to it:
 
@@ -31,56 +59,46 @@ def lock_phases(
     The turn comes from Y, not from a running product of turns, so rounding can't add up and a silent frame can't mute
     what follows: Y = 0 makes the next turn unit(0 + TINY) = 1, and a note that starts late starts with its own phases.
 
-    All is twice as loud: X = (S[k] + conj(S[-k])) / 2 and X' = (S[k] - conj(S[-k])) / 2i of S = spectra[m] without
+    All is twice as loud: X = (S[k] + conj(S[-k])) / 2 and X' = (S[k] - conj(S[-k])) / 2i of S = real + i imag without
     the halves.
     """
-    bins = state.shape[1]
-    size = spectra.shape[1] // 2
-    real, imag = np.empty(bins, np.float32), np.empty(bins, np.float32)
-    turn_real, turn_imag = np.empty(bins + WIDE, np.float32), np.empty(bins + WIDE, np.float32)
-    peaks = np.empty(bins, np.int32)
-    old_real, old_imag = state[0], state[1]
-    for m in range(len(spectra)):
-        _split(spectra[m], size, real, imag)
-        if is_first and m == 0:
-            old_real[:], old_imag[:] = real, imag
-        else:
-            count = _find_peaks(real, imag, peaks)
-            _find_turns(spectra[m], size, peaks[:count], old_real, old_imag, turn_real, turn_imag)
-            for k in range(bins):
-                old_real[k] = real[k] * turn_real[k] - imag[k] * turn_imag[k]
-                old_imag[k] = real[k] * turn_imag[k] + imag[k] * turn_real[k]
-        out = locked[m]
-        for k in range(bins):
-            out[2 * k] = old_real[k]
-            out[2 * k + 1] = old_imag[k]
-        out[2 * bins :] = 0
+    bins = len(work.peaks)
+    _split(real, imag, bins, work.spectrum, work.power)
+    count = 0 if is_first else _find_peaks(work.power, work.is_peak, work.peaks)
+    if count:
+        peaks, turn_real, turn_imag = work.peaks[:count], work.turns[0], work.turns[1]
+        _find_turns(real, imag, peaks, before[0], before[1], turn_real, turn_imag)
+        _turn(work.spectrum, peaks, turn_real, turn_imag, bins, locked)
+    else:  # nothing to go on from, or silence
+        for part in range(2):
+            for k in range(bins):  # assigned as a whole, numba compiles what an error would say, for three seconds
+                locked[part, k] = work.spectrum[part, k]
 
 
 @compiled("contract")
-def _split(s: NDArray[np.float32], size: int, real: NDArray[np.float32], imag: NDArray[np.float32]) -> None:
-    real[0], imag[0] = 2 * s[0], 0
-    above, below = s[2:], s[: 2 * size]
-    end = 2 * size - 2
-    for k in range(len(real) - 1):
-        real[k + 1] = above[2 * k] + below[end - 2 * k]
-        imag[k + 1] = above[2 * k + 1] - below[end - 2 * k + 1]
-
-
-@compiled("contract")
-def _find_peaks(real: NDArray[np.float32], imag: NDArray[np.float32], peaks: NDArray[np.int32]) -> int:
-    """Write the bins louder than two neighbours on either side, in order, and return how many there are.
-
-    `power` holds bin k at k + 2. Below 0 a real signal's spectrum is its own mirror, so bins 0 and 1 can be peaks (a
-    constant offset, the lowest notes); above the last bin is nothing.
-    """
-    bins = len(real)
-    power, is_peak = np.empty(bins + 4, np.float32), np.empty(bins, np.uint8)
-    inner, left, right, beyond = power[2:], power[1:], power[3:], power[4:]
-    for k in range(bins):
-        inner[k] = real[k] * real[k] + imag[k] * imag[k]
+def _split(s_real: Floats, s_imag: Floats, bins: int, spectrum: Floats, power: Floats) -> None:
+    """Write X and its power. Below 0 a real signal's is its own mirror; above the last bin is nothing."""
+    end, wide = len(s_real) - LANES + 1, spectrum.shape[1]
+    for k in range(1, bins, LANES):
+        real = load(s_real, k) + reverse(load(s_real, end - k))
+        imag = load(s_imag, k) - reverse(load(s_imag, end - k))
+        store(spectrum, k, real)
+        store(spectrum, k + wide, imag)
+        store(power, k + 2, real * real + imag * imag)
+    spectrum[0, 0], spectrum[1, 0] = 2 * s_real[0], 0
+    power[2] = spectrum[0, 0] * spectrum[0, 0]
     power[0], power[1] = power[4], power[3]
     power[bins + 2 :] = 0
+
+
+@compiled("contract")
+def _find_peaks(power: Floats, is_peak: NDArray[np.uint8], peaks: NDArray[np.int64]) -> int:
+    """Write the bins louder than two neighbours on either side, in order, and return how many there are.
+
+    Bins 0 and 1 can be peaks: a constant offset, the lowest notes.
+    """
+    bins = len(is_peak)
+    left, inner, right, beyond = power[1:], power[2:], power[3:], power[4:]
     for k in range(bins):
         p = inner[k]
         is_peak[k] = (p >= power[k]) & (p >= left[k]) & (p > right[k]) & (p > beyond[k])
@@ -93,39 +111,60 @@ def _find_peaks(real: NDArray[np.float32], imag: NDArray[np.float32], peaks: NDA
 
 @compiled("contract")
 def _find_turns(
-    spectrum: NDArray[np.float32],
-    size: int,
-    peaks: NDArray[np.int32],
-    old_real: NDArray[np.float32],
-    old_imag: NDArray[np.float32],
-    turn_real: NDArray[np.float32],
-    turn_imag: NDArray[np.float32],
+    s_real: Floats,
+    s_imag: Floats,
+    peaks: NDArray[np.int64],
+    old_real: Floats,
+    old_imag: Floats,
+    turn_real: Floats,
+    turn_imag: Floats,
 ) -> None:
-    """Write each bin's turn: that of the peak nearest to it, or none where there is no peak, as in silence."""
-    real, imag = np.empty(len(peaks), np.float32), np.empty(len(peaks), np.float32)
+    """Write each peak's turn."""
+    size = len(s_real)
     for n in range(len(peaks)):
         q = peaks[n]
         mirror = size - q if q else 0
-        was_real = spectrum[2 * q + 1] + spectrum[2 * mirror + 1]
-        was_imag = spectrum[2 * mirror] - spectrum[2 * q]
-        real[n] = old_real[q] * was_real + old_imag[q] * was_imag + TINY
-        imag[n] = old_imag[q] * was_real - old_real[q] * was_imag
+        was_real = s_imag[q] + s_imag[mirror]
+        was_imag = s_real[mirror] - s_real[q]
+        turn_real[n] = old_real[q] * was_real + old_imag[q] * was_imag + TINY
+        turn_imag[n] = old_imag[q] * was_real - old_real[q] * was_imag
     for n in range(len(peaks)):
-        scale = np.float32(1) / np.sqrt(real[n] * real[n] + imag[n] * imag[n])
-        real[n] *= scale
-        imag[n] *= scale
-    if not len(peaks):
-        turn_real[:], turn_imag[:] = 1, 0
-    begin = 0
+        scale = np.float32(1) / np.sqrt(turn_real[n] * turn_real[n] + turn_imag[n] * turn_imag[n])
+        turn_real[n] *= scale
+        turn_imag[n] *= scale
+
+
+@compiled("contract")
+def _turn(
+    spectrum: Floats, peaks: NDArray[np.int64], turn_real: Floats, turn_imag: Floats, bins: int, locked: Floats
+) -> None:
+    """Write each bin, turned as the peak nearest to it. Lanes that reach into the next peak's bins come before it."""
+    wide, k = spectrum.shape[1], 0
     for n in range(len(peaks)):
-        end = (peaks[n] + peaks[n + 1] + 1) >> 1 if n + 1 < len(peaks) else len(old_real)
-        a, b = real[n], imag[n]
-        some_real, some_imag = turn_real[begin : begin + WIDE], turn_imag[begin : begin + WIDE]
-        for k in range(WIDE):
-            some_real[k] = a
-        for k in range(WIDE):
-            some_imag[k] = b
-        if end > begin + WIDE:
-            turn_real[begin + WIDE : end] = a
-            turn_imag[begin + WIDE : end] = b
-        begin = end
+        end = (peaks[n] + peaks[n + 1] + 1) >> 1 if n + 1 < len(peaks) else bins
+        a, b = splat(turn_real, n), splat(turn_imag, n)
+        while k < end:
+            real, imag = load(spectrum, k), load(spectrum, k + wide)
+            store(locked, k, real * a - imag * b)
+            store(locked, k + wide, real * b + imag * a)
+            k += LANES
+        k = end
+
+
+@compiled("contract")
+def pack_spectra(even: Floats, odd: Floats, bins: int, real: Floats, imag: Floats) -> None:
+    """Write the spectrum of two real frames as one complex signal, even + i odd, of len(real) points."""
+    size, wide, end, k = len(real), even.shape[1], len(real) - LANES + 1, 1
+    while k + LANES <= bins:
+        a_real, a_imag = load(even, k), load(even, k + wide)
+        b_real, b_imag = load(odd, k), load(odd, k + wide)
+        store(real, k, a_real - b_imag)
+        store(imag, k, a_imag + b_real)
+        store(real, end - k, reverse(a_real + b_imag))
+        store(imag, end - k, reverse(b_real - a_imag))
+        k += LANES
+    for rest in range(k, bins):
+        real[rest], imag[rest] = even[0, rest] - odd[1, rest], even[1, rest] + odd[0, rest]
+        real[size - rest], imag[size - rest] = even[0, rest] + odd[1, rest], odd[0, rest] - even[1, rest]
+    real[0], imag[0] = even[0, 0], odd[0, 0]
+    real[bins : size - bins + 1], imag[bins : size - bins + 1] = 0, 0

@@ -8,23 +8,27 @@ from X'_m to Y_{m-1}, which is a product of complex numbers: no unwrapping, no a
 same. X_m has N_a / 2 bins and Y_m is inverted at N_s: cutting or padding the spectrum resamples and band-limits at
 once, so any pitch, and any low-pass, costs the same too.
 
-The other engine, for single notes, is `streaming.wsola`. Where numba can't be had, `streaming.plain` serves for both.
+Its loop is `streaming.phase_vocoder`; the other engine, for single notes, is `streaming.wsola`. Where numba can't be
+had, `streaming.plain` serves for both.
 """
 
 from typing import get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from streaming import plain, wsola
+from streaming import plain
 from streaming.compiled import HAS_NUMBA, warn_slow
-from streaming.frames import add_frames, cut_pairs, place
-from streaming.layout import Engine, Layout, check_waveform, lay_out
-from streaming.phases import lock_phases
-from streaming.scratch import as_floats, cut_piece, hann, workspace
+from streaming.frames import is_finite
+from streaming.layout import Engine, check_waveform, lay_out
+from streaming.scratch import cut_piece
 
-FRAMES = 28  # frames that are worked on at a time: their transforms fit into a core's second cache
+if HAS_NUMBA:
+    from streaming import phase_vocoder, wsola
+
+    RENDER = {"vocoder": phase_vocoder.render_piece, "wsola": wsola.render_piece}
+else:
+    RENDER = dict.fromkeys(get_args(Engine), plain.render)
 
 
 def render(
@@ -54,14 +58,11 @@ def render(
     piece = cut_piece(waveform, layout.first, layout.last)
     if not layout.frames:
         output[:] = piece
-    elif not HAS_NUMBA:
-        warn_slow()
-        plain.render(piece, layout, output)
-    elif engine == "wsola":
-        wsola.render_piece(piece, layout, output)
     else:
-        _render_piece(piece, layout, output)
-    if not np.isfinite(output.sum(dtype=np.float64)):  # a sum of finite float32 is finite in float64
+        if not HAS_NUMBA:
+            warn_slow()
+        RENDER[engine](piece, layout, output)
+    if not (is_finite(output) if HAS_NUMBA else np.isfinite(output).all()):
         found = f"NaN or inf between samples {layout.first} and {layout.last}"
         raise ValueError(f"waveform must be finite, got {found}: repair or leave out this sample")
     return output, layout.ratio
@@ -83,22 +84,3 @@ def warm_up() -> None:
     """Compile every loop for the types used, or load it from numba's cache, so that no first note has to wait."""
     for engine in get_args(Engine) if HAS_NUMBA else ():
         render(np.zeros(512, np.float32), pitch_ratio=1.25, speed=1.0, start=0.0, length=512, engine=engine)
-
-
-def _render_piece(piece: NDArray[np.float32], layout: Layout, output: NDArray[np.float32]) -> None:
-    """Cut, transform, lock, invert, overlap, some frames at a time: (last - first,) -> (length,)."""
-    size_in, size_out = layout.overlap * layout.step, layout.overlap * layout.hop
-    starts, _ = place(piece, layout)
-    before = np.maximum(starts - layout.step, 0)  # of the first frame it isn't used, and may not be there
-    state = np.empty((2, layout.bins), np.float32)
-    # 1/2 since spectra come twice as loud; squared windows add up to 3/8 of the overlap
-    window_in, window = hann(size_in), hann(size_out, gain=0.5 / size_in / (0.375 * layout.overlap))
-    output[:] = 0
-    for m in range(0, len(starts), FRAMES):
-        some = starts[m : m + FRAMES]
-        frames, locked = workspace(len(some), size_in, len(some), size_out // 2 + 1)
-        cut_pairs(piece, some, before[m : m + FRAMES], window_in, frames.floats)
-        spectra = torch.fft.fft(frames.tensor)  # not into a buffer of ours: torch would copy its own there
-        lock_phases(as_floats(spectra), state, m == 0, locked.floats)
-        grains = torch.fft.irfft(locked.tensor, n=size_out, norm="forward").numpy()
-        add_frames(grains, window, layout.hop, (m + 1 - layout.overlap) * layout.hop, output)

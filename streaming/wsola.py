@@ -8,56 +8,74 @@ SEARCH samples.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from streaming.compiled import compiled
-from streaming.frames import add_pairs, cut_pairs, place
+from streaming.fourier import Plan, lay_frames, lay_spectra, plan, transform
+from streaming.frames import add_frame, place
 from streaming.layout import SEARCH, Layout
-from streaming.scratch import as_floats, hann, workspace
+from streaming.scratch import borrow, flat, hann
+
+Floats = NDArray[np.float32]
 
 COARSE = 4  # samples that are added up for the first search
 AT_ONCE = 4  # shifts that are compared
 SILENCE = np.float32(1e-9)
-PAIRS = 20  # of frames, worked on at a time
 
 
-def render_piece(piece: NDArray[np.float32], layout: Layout, output: NDArray[np.float32]) -> None:
+def render_piece(piece: Floats, layout: Layout, output: Floats) -> None:
     """Move, cut, transform, resample, invert, overlap: (last - first,) -> (length,)."""
     size_in, size_out = layout.overlap * layout.step, layout.overlap * layout.hop
     starts, free = place(piece, layout)
     move_frames(piece, layout.step, starts, free)
-    even, odd = pair(starts)
-    window_in, gain = hann(size_in), np.float32(1 / size_in)  # at two-fold overlap Hann windows add up to 1
+    gain = flat(size_out, 1 / size_in)  # at two-fold overlap Hann windows add up to 1
+    scratch = borrow(12 * max(size_in, size_out))
     output[:] = 0
-    for m in range(0, len(even), PAIRS):
-        some = len(even[m : m + PAIRS])
-        frames, resized = workspace(some, size_in, some, size_out)
-        cut_pairs(piece, even[m : m + PAIRS], odd[m : m + PAIRS], window_in, frames.floats)
-        resize(as_floats(torch.fft.fft(frames.tensor)), layout.bins, resized.floats)
-        grains = torch.fft.ifft(resized.tensor, norm="forward")
-        add_pairs(as_floats(grains), gain, layout.hop, (2 * m + 1 - layout.overlap) * layout.hop, output)
+    play_frames(piece, starts, layout.bins, hann(size_in), gain, plan(size_in), plan(size_out), scratch, output)
 
 
-def pair(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return frames' starts two by two, for two are transformed as one; a last one's other lies behind the output."""
-    even, odd = starts[::2].copy(), starts[1::2]
-    return even, np.append(odd, starts[len(starts) - 1 :]) if len(odd) < len(even) else odd.copy()
+@compiled("contract")
+def play_frames(
+    piece: Floats,  # (last - first,)
+    starts: NDArray[np.int64],  # (frames,)
+    bins: int,
+    window: Floats,  # (size_in,)
+    gain: Floats,  # (size_out,)
+    plan_in: Plan,
+    plan_out: Plan,
+    scratch: Floats,
+    output: Floats,  # (length,), added to
+) -> None:
+    """Play all frames, four at a time; the last one again and again makes up four, and lies behind the output."""
+    size_in, size_out, count = len(window), len(gain), len(starts)
+    rows, spectra, resized = scratch, scratch[len(scratch) // 3 :], scratch[2 * len(scratch) // 3 :]
+    spectra, resized = spectra[: 4 * size_in].reshape((4, size_in)), resized[: 4 * size_out].reshape((4, size_out))
+    for m in range(0, count, 4):
+        b, c, d = min(m + 1, count - 1), min(m + 2, count - 1), min(m + 3, count - 1)
+        lay_frames(piece, starts[m], starts[b], starts[c], starts[d], window, rows)
+        transform(rows, plan_in, spectra)
+        resize(spectra, bins, resized)
+        lay_spectra(resized, rows)
+        transform(rows, plan_out, resized)
+        for f in range(4):
+            add_frame(resized[f ^ 1], gain, (m + f - 1) * (size_out // 2), output)  # swapped: see lay_spectra
 
 
 @compiled("contract")
 def resize(
-    spectra: NDArray[np.float32],  # (frames, 2 * size)
+    spectra: Floats,  # (4, size_in)
     bins: int,
-    resized: NDArray[np.float32],  # (frames, 2 * size_out), written
+    resized: Floats,  # (4, size_out), written
 ) -> None:
     """Copy the lowest `bins` of positive and of negative frequencies, and put nothing between them."""
-    tail = 2 * bins - 2
-    for m in range(len(spectra)):
-        old, new = spectra[m], resized[m]
-        new[: 2 * bins] = old[: 2 * bins]
-        new[2 * bins : len(new) - tail] = 0
-        new[len(new) - tail :] = old[len(old) - tail :]
+    for plane in range(4):
+        old, new = spectra[plane], resized[plane]
+        new[bins : len(new) - bins + 1] = 0
+        old_end, new_end = old[len(old) - bins :], new[len(new) - bins :]
+        for k in range(bins):
+            new[k] = old[k]
+        for k in range(1, bins):
+            new_end[k] = old_end[k]
 
 
 @compiled("contract", "reassoc")

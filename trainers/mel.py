@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 POWER_FLOOR = 1e-10  # of float32 waves in [-1, 1]: 100 dB below the quietest 16-bit sample's mel
 LEVEL_FLOOR = -99.999  # dB: what has nothing above POWER_FLOOR
+BLOCKS = 5  # of bands: more of them leave out more of what is 0, and are more calls
 CPU_ROWS = 2  # a spectrogram of more notes than this falls out of a core's cache, and takes twice as long a note
 
 
@@ -129,6 +130,7 @@ class LogMel(torch.nn.Module):
         bands = self.spectrogram.mel_scale.fb
         assert isinstance(bands, torch.Tensor), "torchaudio's own"
         self.register_buffer("pairs", bands.repeat_interleave(2, dim=0), persistent=False)
+        self.blocks = _find_blocks(self.pairs)
 
     def forward(self, waveform: torch.Tensor, length: torch.Tensor | None = None) -> torch.Tensor:
         """Return the log-mel of each note; with `length`, (batch,) samples, what follows a note's end is silence."""
@@ -168,20 +170,35 @@ class LogMel(torch.nn.Module):
         return bands.masked_fill(after[:, None], 0)
 
     def _bands(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Return what torchaudio's MelSpectrogram does, (batch, n_mels, frames), of powers in half its time.
+        """Return what torchaudio's MelSpectrogram does, (batch, n_mels, frames), of powers in a third of its time.
 
         There it takes the root of each power, and squares it again. Here the real and imaginary parts are squared, and
-        the product with the bands adds them up.
+        the product with the bands adds them up; on a CPU block by block, without most of what is 0 (on a GPU one
+        product is less than five calls). Bands come row by row, as what follows reads them.
         """
         if self.config.power != 2:
             return self.spectrogram(waveform)
         size, made = self.config.n_fft, self.spectrogram.spectrogram
         assert isinstance(made.window, torch.Tensor), "torchaudio's own"
         edge = (size - len(made.window)) // 2, size - len(made.window) - (size - len(made.window)) // 2
-        padded = functional.pad(waveform[:, None], (size // 2, size // 2), mode="reflect")[:, 0]
+        ends = waveform[:, 1 : size // 2 + 1].flip(1), waveform[:, -(size // 2) - 1 : -1].flip(1)
+        padded = torch.cat((ends[0], waveform, ends[1]), dim=1)  # as pad's "reflect", which takes four times as long
         frames = padded.unfold(-1, size, self.config.hop_length) * functional.pad(made.window, edge)
         parts = torch.view_as_real(torch.fft.rfft(frames)).flatten(-2).square()
-        return (parts @ self.pairs).transpose(1, 2)
+        rows = parts.flatten(0, 1).T
+        blocks = self.blocks if waveform.device.type == "cpu" else [(slice(None), slice(None))]
+        products = [self.pairs[inputs, bands].T @ rows[inputs] for inputs, bands in blocks]
+        return torch.cat(products).unflatten(1, parts.shape[:2]).transpose(0, 1)
+
+
+def _find_blocks(pairs: torch.Tensor) -> list[tuple[slice, slice]]:
+    """Part bands, (inputs, n_mels), into BLOCKS of neighbours; return the inputs that each hears, and its bands."""
+    blocks = []
+    for some in torch.arange(pairs.shape[1]).tensor_split(min(BLOCKS, pairs.shape[1])):
+        first, last = int(some[0]), int(some[-1]) + 1
+        heard = torch.nonzero(pairs[:, first:last].any(dim=1))
+        blocks.append((slice(int(heard[0]), int(heard[-1]) + 1), slice(first, last)))
+    return blocks
 
 
 def _reflect_ends(waveform: torch.Tensor, length: torch.Tensor, *, reach: int) -> torch.Tensor:
