@@ -39,14 +39,14 @@ def parts(page: str) -> dict[str, str]:
 
 
 def main(names: list[str]) -> None:
-    """Run all, or those named beside what the page has of the others, then write the page whole."""
+    """Run all, or those named beside what the page has of the others; the page is written whole after each."""
     if unknown := set(names) - set(NAMES):
         sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
     told = parts(PAGE.read_text()) if names else {}
+    PAGE.parent.mkdir(exist_ok=True)
     for name in names or NAMES:
         told |= parts(say(name))
-    PAGE.parent.mkdir(exist_ok=True)
-    write_whole(PAGE, ("\n\n".join([HEAD.rstrip(), *told.values()]) + "\n").encode())
+        write_whole(PAGE, ("\n\n".join([HEAD.rstrip(), *told.values()]) + "\n").encode())
     print(f"wrote {PAGE}", file=sys.stderr)
 
 

@@ -4,6 +4,7 @@ Loops worth compiling stand in modules of their own, under `@compiled()`; whoeve
 numba is late for new versions of Python, and has no wheels for some machines.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -33,7 +34,8 @@ def compiled(*flags: str) -> Callable[[F], F]:
             return function
         done = cast(Any, njit(**options)(function))
         if function.__module__.rpartition(".")[2] in TOGETHER:
-            done._cache._cache_file._source_stamp = _stamp()
+            with contextlib.suppress(AttributeError):  # numba's own; without it a developer empties the cache by hand
+                done._cache._cache_file._source_stamp = _stamp()
         return done
 
     return decorate

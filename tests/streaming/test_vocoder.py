@@ -299,9 +299,9 @@ def test_it_agrees_with_a_slow_reference(semitones, speed):
     output, applied = render(waveform, semitones, speed, start=9000.3, length=8000)
     _, hop = layout._hops(round(100 * semitones), "vocoder")
     expected = reference(waveform, applied, speed, 9000.3, 8000, hop)
-    # a weak bin can be a peak by less than float32's rounding, and then takes another turn
-    np.testing.assert_allclose(output, expected, atol=5e-3)
-    assert np.median(np.abs(output - expected)) < 1e-5
+    apart = np.abs(output - expected)
+    assert np.median(apart) < 1e-5
+    assert apart.max() < 2e-3  # a weak bin can be a peak by less than float32's rounding, and then takes another turn
 
 
 @pytest.mark.parametrize("name", ["pitch_ratio", "speed"])
