@@ -19,7 +19,7 @@ from trainers import checkpoint
 from trainers.journal import read_records
 from trainers.run import Run
 
-RANKS, EPOCHS, NORMS = (1, 2, 3, 4), 4, {"BatchNorm": [], "GroupNorm": ["--model.norm", "group"]}
+RANKS, EPOCHS, NORMS = (1, 2, 3, 4), 4, {"BatchNorm": [], "GroupNorm": ["--model.norm", "group1"]}
 
 
 def train(pack: Pack, runs: Path, *, norm: str, ranks: int) -> Run:
