@@ -1,7 +1,8 @@
 """Claim: with GroupNorm the number of ranks changes rounding alone; with BatchNorm this is how much it changes.
 
-Each rank's BatchNorm sees its own share of the batch. Nothing is promised of it; the spread is shown instead. The same
-run, from the same first weights, by torchrun at several sizes of the world. Run: python -m benchmarks.norms
+Each rank's BatchNorm sees its own share of the batch. Nothing is promised of it; the spread is shown instead. Rounding
+grows too: a hundred steps of AdamW in float32 make it visible (tests/trainers/test_worlds.py holds float64 to 1e-9).
+The same run, from the same first weights, by torchrun at several sizes of the world. Run: python -m benchmarks.norms
 """
 
 import os
