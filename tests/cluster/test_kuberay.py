@@ -1,8 +1,9 @@
 """cluster/kuberay.yaml fits KubeRay's RayJob, and its image, Ray and mounts are the project's.
 
 The schema below is written by hand from KubeRay's API reference (docs/reference/api.md of ray-project/kuberay,
-Apache-2.0; authOptions from docs.ray.io's of 1.6): the fields of its own kinds, with no others allowed. Of a pod's
-template, which is Kubernetes' own, it knows the fields that we use.
+Apache-2.0; authOptions from docs.ray.io's of 1.6) and held against the Go types that its CRD is generated from
+(raycluster_types.go, rayjob_types.go): the fields of its own kinds, with no others allowed, and those that any version
+of it requires. Of a pod's template, which is Kubernetes' own, it knows the fields that we use.
 """
 
 import copy
@@ -48,11 +49,12 @@ POD = fields(
 )  # fmt: skip
 TEMPLATE = fields("spec", metadata=fields(labels=TEXTS, annotations=TEXTS), spec=POD)
 HEAD = fields(
-    "template", template=TEMPLATE, enableIngress=FLAG, rayStartParams=TEXTS, headService={"type": "object"},
-    serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    "template", "rayStartParams", template=TEMPLATE, enableIngress=FLAG, rayStartParams=TEXTS,
+    headService={"type": "object"}, serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
 )  # fmt: skip
 WORKERS = fields(
-    "groupName", "template", suspend=FLAG, groupName=TEXT, replicas=COUNT, minReplicas=COUNT, maxReplicas=COUNT,
+    "groupName", "template", "rayStartParams", "minReplicas", "maxReplicas", suspend=FLAG, groupName=TEXT,
+    replicas=COUNT, minReplicas=COUNT, maxReplicas=COUNT,
     idleTimeoutSeconds=COUNT, rayStartParams=TEXTS, template=TEMPLATE, numOfHosts=COUNT,
     scaleStrategy=fields(workersToDelete=several(TEXT)),
 )  # fmt: skip
