@@ -35,14 +35,17 @@ class Watchdog:
         self._run, self._limit, self._loader = run, limit, loader
         self._name = f"stalls/attempt-{attempt:03d}-rank-{rank:03d}.txt"
         self._fed, self._signs = (0.0, 0.0), 0  # when, and for how long; one value, for two threads
-        self._stopped = threading.Event()
+        self._stopped, self._arming = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
         self._file: int | None = None
 
     def feed(self, *_: object) -> None:
         """Give a sign of life; takes what a module's hook is called with."""
         self._signs += 1
+        before = self._fed[1]
         self.bear(TIMES if self._signs == 1 else 1)
+        if self._fed[1] < before:  # at once: the thread may never run again to see that patience is short now
+            self._arm()
 
     def bear(self, times: float = TIMES) -> None:
         """Let the next sign of life take `times` the limit."""
@@ -56,6 +59,7 @@ class Watchdog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.bear()
+        self._arm()
         self._thread.start()
 
     def stop(self) -> None:
@@ -79,7 +83,13 @@ class Watchdog:
             late = time.monotonic() - fed
             if late > patience:
                 self._give_up(late, self._file)
-            faulthandler.dump_traceback_later(patience + LINGER_SECONDS, file=self._file, exit=True)
+            self._arm()
+
+    def _arm(self) -> None:
+        """Put faulthandler's timer off, from either thread: one at a time, and not past the end."""
+        with self._arming:
+            if self._file is not None and not self._stopped.is_set():
+                faulthandler.dump_traceback_later(self._fed[1] + LINGER_SECONDS, file=self._file, exit=True)
 
     def _give_up(self, late: float, file: int) -> None:
         """Write, let the other ranks write, end the readers and this process."""
