@@ -31,9 +31,9 @@ from streaming.lanes import (
     low_halves,
     store,
 )
+from streaming.layout import factor
 from streaming.radix import ROW, Floats, radix_2, radix_3, radix_4, radix_5, radix_7, radix_11, radix_13
 
-RADICES = (4, 2, 3, 5, 7, 11, 13)
 COLUMNS = HALF
 Bins = tuple[Lanes, Lanes]  # real parts, imaginary parts
 
@@ -51,12 +51,8 @@ class Plan(NamedTuple):
 @lru_cache(maxsize=256)
 def plan(size: int) -> Plan:
     """Make a plan for `size` points: 4 M, M without prime factors above 13."""
-    rest, radices = size // COLUMNS, []
-    for radix in RADICES:
-        while rest % radix == 0:
-            rest //= radix
-            radices.append(radix)
-    assert rest == 1, f"{size = } has a prime factor that streaming.layout doesn't let in"
+    radices = factor(size)
+    assert radices is not None, f"{size = } has a prime factor that streaming.layout doesn't let in"
     n = size // COLUMNS
     k = np.arange(n)
     order, digits, tables = np.zeros(n, np.int64), k, []

@@ -84,15 +84,21 @@ def lay_out(*, pitch_ratio: float, speed: float, start: float, length: int, band
 COSTS = {4: 0.08, 2: 0.09, 3: 0.12, 5: 0.28, 7: 0.34, 11: 0.55, 13: 0.62}
 
 
-@cache
-def _cost(size: int) -> float:
-    """Tell what a point of a transform of this size costs; no other sizes than 4 times these factors can be had."""
-    rest, cost = size // 4, 1.0
-    for radix, more in COSTS.items():
+def factor(size: int) -> list[int] | None:
+    """Return the radices that a transform of this size is made with; None where it can't be had."""
+    rest, radices = size // 4, []  # four columns, see streaming.fourier
+    for radix in COSTS:
         while rest % radix == 0:
             rest //= radix
-            cost += more
-    return cost if rest == 1 and size % 4 == 0 else math.inf
+            radices.append(radix)
+    return radices if rest == 1 and size % 4 == 0 else None
+
+
+@cache
+def _cost(size: int) -> float:
+    """Tell what a point of a transform of this size costs."""
+    radices = factor(size)
+    return math.inf if radices is None else 1.0 + sum(COSTS[radix] for radix in radices)
 
 
 @cache
