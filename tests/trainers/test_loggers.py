@@ -1,11 +1,14 @@
 """Loggers: each gets a run's records and pictures once, however often the run is begun again; none can end it."""
 
+import contextlib
+import itertools
 import json
 import math
 import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +114,23 @@ def test_a_journal_at_an_older_cursor_supersedes_in_tensorboard_what_was_told(wh
         (s, 10.0 * (1 if s < 4 else 4) + s) for s in range(1, 10)
     ]
     assert [record["step"] for record in told(run)] == list(range(1, 10))
+
+
+def test_a_full_disk_under_tensorboard_is_told_at_that_record(small_disk: Path, tmp_path: Path):
+    run = Run(tmp_path)
+    run.tensorboard.symlink_to(small_disk)
+    journal = Journal(run, cursor=0, step=0, loggers=["tensorboard"])
+    with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(1 << 12))
+    before = threading.active_count()
+    failed = "logger tensorboard failed (OSError: [Errno 28] No space left on device): it gets nothing more"
+    steps = itertools.count(1)
+    while failed not in run.log.read_text():  # the last page has room for some
+        journal.record({"step": next(steps), "cursor": 8, "train/loss": 1.0, "train/accuracy": 0.5})
+    journal.close()
+    assert 1 < next(steps) < 100
+    assert threading.active_count() == before  # nobody is left to tell it late
 
 
 def test_a_logger_that_fails_is_told_and_left_out(data: Path, tmp_path: Path):
