@@ -14,7 +14,8 @@ from streaming.batch import Batch
 from streaming.loader import Loader
 from streaming.mix import make_order
 from streaming.world import World
-from trainers.mel import LogMel, MelConfig
+from trainers.mel import LogMel
+from trainers.options import MelConfig
 
 check_owner()
 

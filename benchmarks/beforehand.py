@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from trainers.mel import MelConfig
+from trainers.options import MelConfig
 
 RATE = 16_000
 

@@ -18,14 +18,13 @@ from benchmarks import harness
 from benchmarks.harness import Section, figure
 from shards.index import Pack
 from streaming.batch import Batch
-from trainers.config import OptimConfig
 from trainers.journal import read_records
 from trainers.learner import choose_dtype
-from trainers.masks import MaskConfig
 from trainers.mel import LogMel
-from trainers.model import ModelConfig, build_model
+from trainers.model import build_model
 from trainers.network import Pooled
 from trainers.optim import make_optimizer
+from trainers.options import MaskConfig, ModelConfig, OptimConfig
 from trainers.run import Run
 from trainers.step import Learner, train_step
 

@@ -32,9 +32,10 @@ from streaming.augment import Augment, preset
 from streaming.evaluation import whole_notes
 from streaming.loader import Loader
 from streaming.world import World
-from trainers.mel import LogMel, MelConfig
-from trainers.model import ModelConfig, build_model
-from trainers.optim import OptimConfig, make_optimizer, one_cycle, set_lr
+from trainers.mel import LogMel
+from trainers.model import build_model
+from trainers.optim import make_optimizer, one_cycle, set_lr
+from trainers.options import MelConfig, ModelConfig, OptimConfig
 
 LABEL, BATCH, WHOLE, CROP, SPLITS = "instrument_family_str", 32, 4.0, 2.5, ("train", "valid")
 NETWORK, OPTIM, MEL, OTHER_MEL = "benchmarks.networks:small", OptimConfig(lr=3e-3), MelConfig(), MelConfig(n_mels=64)

@@ -11,7 +11,8 @@ from benchmarks.beforehand import picture
 from shards.index import Pack
 from streaming.evaluation import whole_notes
 from streaming.world import World
-from trainers.mel import LogMel, MelConfig
+from trainers.mel import LogMel
+from trainers.options import MelConfig
 
 ROWS, ROUNDS, CONFIG = 64, 5, MelConfig()
 

@@ -24,11 +24,11 @@ from streaming import vocoder
 from streaming.augment import preset
 from trainers.config import demo
 from trainers.journal import read_records
-from trainers.masks import MaskConfig
-from trainers.mel import LogMel, MelConfig
-from trainers.model import ModelConfig, build_model
+from trainers.mel import LogMel
+from trainers.model import build_model
 from trainers.network import Pooled
-from trainers.optim import OptimConfig, make_optimizer
+from trainers.optim import make_optimizer
+from trainers.options import MaskConfig, MelConfig, ModelConfig, OptimConfig
 from trainers.run import Run
 from trainers.step import Learner, train_step
 

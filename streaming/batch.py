@@ -1,10 +1,18 @@
-"""batch: what a training step gets. Tensors of one rank's rows, with their keys and the cursor at which they stand."""
+"""batch: what a training step gets. Tensors of one rank's rows, with their keys and the cursor at which they stand.
+
+While it is made it holds numpy's arrays: readers start without torch, which takes seconds and most of their memory.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic
 
-import torch
+from typing_extensions import TypeVar
 
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", default="torch.Tensor")
 TENSORS = ("waveform", "label", "length", "weight", "semitones", "draws")
 
 
@@ -19,7 +27,7 @@ class Masked:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(Generic[Array]):
     """One rank's rows of a global batch, in order. Valid until the next is asked for: its memory is used again.
 
     Keep one by `clone()`; moving it to a GPU makes a copy too.
@@ -33,12 +41,12 @@ class Batch:
     that can't be read.
     """
 
-    waveform: torch.Tensor
-    label: torch.Tensor
-    length: torch.Tensor
-    weight: torch.Tensor
-    semitones: torch.Tensor
-    draws: torch.Tensor
+    waveform: Array
+    label: Array
+    length: Array
+    weight: Array
+    semitones: Array
+    draws: Array
     key: tuple[str, ...]
     cursor: int
     is_padded: bool = False
@@ -47,14 +55,16 @@ class Batch:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     masked: tuple[Masked, ...] = ()
 
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+    def map(self, change: Callable[[Array], Any]) -> "Batch[Any]":
         """Return the same batch with `change` applied to each of its tensors."""
         return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in TENSORS})
 
-    def clone(self) -> "Batch":
+    def clone(self: "Batch[torch.Tensor]") -> "Batch[torch.Tensor]":
         """Copy it into memory of its own, which stays as it is when the next one is asked for."""
-        return self.map(torch.clone)
+        return self.map(lambda tensor: tensor.clone())
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+    def to(
+        self: "Batch[torch.Tensor]", device: "torch.device | str", *, non_blocking: bool = False
+    ) -> "Batch[torch.Tensor]":
         """Return it on a device; Lightning moves batches by this."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -7,9 +7,9 @@ process has ended, however it ended, it is gone.
 import mmap
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shards import linux
@@ -22,34 +22,31 @@ class Slots:
         self.count = count
         self.size = -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE  # slots begin at pages
         self.descriptor = _nameless(count * self.size) if descriptor is None else descriptor
-        self._memory = mmap.mmap(self.descriptor, count * self.size)
-        self._runtime = None
+        self._memory = np.frombuffer(mmap.mmap(self.descriptor, count * self.size), np.uint8)
+        self._runtime: Any = None
 
     def waveform(self, slot: int) -> NDArray[np.float32]:
         """Return a slot as flat float32, to be written."""
-        return np.frombuffer(self._memory, np.float32, count=self.size // 4, offset=slot * self.size)
+        return self.get(slot, size=self.size).view(np.float32)
 
-    def put(self, slot: int, tensor: torch.Tensor) -> bool:
-        """Make sure that a slot begins with a tensor's bytes; False where they don't fit."""
-        if tensor.nbytes > self.size:
+    def put(self, slot: int, array: NDArray[Any]) -> bool:
+        """Make sure that a slot begins with an array's bytes; False where they don't fit."""
+        if array.nbytes > self.size:
             return False
-        mine = self.get(slot, dtype=tensor.dtype, shape=tuple(tensor.shape))
-        inside = 0 <= tensor.data_ptr() - mine.data_ptr() < self.size
-        if not inside:
-            mine.copy_(tensor)
-        elif tensor.data_ptr() != mine.data_ptr() or not tensor.is_contiguous():
-            mine.copy_(tensor.clone())  # a part of the slot that a stage cut out: source and target overlap
+        mine = self.get(slot, size=array.nbytes)
+        if array.ctypes.data != mine.ctypes.data or not array.flags.c_contiguous:
+            # copied twice: it may be a part of the slot that a stage cut out, and lie where it is to go
+            mine[:] = np.frombuffer(array.tobytes(), np.uint8)
         return True
 
-    def get(self, slot: int, *, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return the tensor with which a slot begins, without a copy."""
-        count = int(np.prod(shape))
-        if not count:  # frombuffer refuses it
-            return torch.empty(shape, dtype=dtype)
-        return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=slot * self.size).view(shape)
+    def get(self, slot: int, *, size: int) -> NDArray[np.uint8]:
+        """Return the first bytes of a slot, without a copy."""
+        return self._memory[slot * self.size : slot * self.size + size]
 
     def pin(self) -> None:
         """Lock the memory for a GPU's copies, once for all batches that pass through it."""
+        import torch  # here: a reader has no use for it
+
         self._runtime = torch.cuda.cudart()
         assert self._runtime is not None, "a batch goes to a GPU only where there is one"
         torch.cuda.check_error(self._runtime.cudaHostRegister(self._address(), self.count * self.size, 0))
@@ -61,7 +58,7 @@ class Slots:
         os.close(self.descriptor)
 
     def _address(self) -> int:
-        return np.frombuffer(self._memory, np.uint8).ctypes.data
+        return self._memory.ctypes.data
 
 
 def _nameless(size: int) -> int:

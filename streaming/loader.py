@@ -10,9 +10,10 @@ import itertools
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
+from webdataset.pipeline import DataPipeline
 
 from shards import linux
 from shards.errors import DataError, UsageError
@@ -23,12 +24,13 @@ from streaming.device import to_device
 from streaming.labels import find_labels, is_pitch
 from streaming.mix import make_order, mix_classes
 from streaming.order import Order
-from streaming.pipeline import Stage, read_here, stream
+from streaming.pipeline import Stage, stream
 from streaming.plan import steps_in
 from streaming.readers import Readers
 from streaming.stages import OnBadRow, Pad, Source
 from streaming.store import Remote
 from streaming.stores import open_stores
+from streaming.tensors import read_here
 from streaming.transforms import Transform, check_picklable
 from streaming.world import World, find_world
 
@@ -198,7 +200,8 @@ class Loader:
         started = time.perf_counter()
         if self._batches is None:
             self._made = self._begin()
-            self._batches = to_device(self._made, device=self.device)
+            pipeline = DataPipeline(lambda: self._made, partial(to_device, device=self.device))
+            self._batches = cast(Generator[Batch], iter(pipeline))
         try:
             batch = next(self._batches)
             self._count(batch)

@@ -1,4 +1,4 @@
-"""pipeline: order, source, tasks -> one rank's batches, as a webdataset pipeline that any process can run.
+"""pipeline: order, source, tasks -> one rank's batches, stage by stage, in any process.
 
 A task is one batch to make, and the memory for its waveforms. Each stage makes one item of one item, so a batch is
 made when it is asked for, wherever that is. A fault travels through as an item: it is no end, and it must reach the
@@ -6,14 +6,12 @@ user in one line.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from webdataset.pipeline import DataPipeline
 
 from shards.errors import NotestreamError
 from streaming.batch import Batch
@@ -31,19 +29,16 @@ class Task:
 
 
 Stage = Callable[[Batch], Batch]
-Job = Callable[[Iterator[Task]], Iterator[Batch | NotestreamError]]
+Made = Batch[NDArray[Any]] | Batch  # of tensors where a user's stages have made them
+Job = Callable[[Iterator[Task]], Iterator[Made | NotestreamError]]
 
 
 def stream(
     tasks: Iterator[Task], *, order: Order, source: Source, batch_size: int, slots: range, stages: Sequence[Stage]
-) -> Iterator[Batch | NotestreamError]:
-    """Join the stages: plan, views, rows rendered, tensors, and the user's own. A task's number is its cursor."""
-    pipeline = DataPipeline(
-        partial(_plan, tasks, order=order, source=source, batch_size=batch_size, slots=slots),
-        partial(_fill_in, source),
-        partial(_finish, source, stages=tuple(stages)),
-    )
-    return iter(pipeline)
+) -> Iterator[Made | NotestreamError]:
+    """Join the stages: plan, views, rows rendered, arrays, and the user's own. A task's number is its cursor."""
+    planned = _plan(tasks, order=order, source=source, batch_size=batch_size, slots=slots)
+    return _finish(source, _fill_in(source, planned), stages=stages)
 
 
 def _plan(tasks: Iterator[Task], *, order: Order, source: Source, batch_size: int, slots: range) -> Iterator[Rows]:
@@ -73,15 +68,16 @@ def _fill_in(source: Source, batches: Iterator[Rows]) -> Iterator[Rows | Notestr
 
 def _finish(
     source: Source, batches: Iterator[Rows | NotestreamError], *, stages: Sequence[Stage]
-) -> Iterator[Batch | NotestreamError]:
+) -> Iterator[Made | NotestreamError]:
     for rows in batches:
         if isinstance(rows, NotestreamError):
             yield rows
-            continue
-        batch = collate(source, rows)
-        for stage in stages:
-            batch = stage(batch)
-        yield batch
+        elif stages:
+            from streaming.tensors import run_stages  # here: a reader needs torch for these alone
+
+            yield run_stages(collate(source, rows), stages)
+        else:
+            yield collate(source, rows)
 
 
 class Maker:
@@ -89,9 +85,9 @@ class Maker:
 
     def __init__(self, job: Job) -> None:
         self._job, self._tasks = job, deque[Task]()
-        self._made: Iterator[Batch | NotestreamError] | None = None
+        self._made: Iterator[Made | NotestreamError] | None = None
 
-    def make(self, task: Task) -> Batch | NotestreamError:
+    def make(self, task: Task) -> Made | NotestreamError:
         """Make one batch."""
         if self._made is None:
             self._tasks.clear()
@@ -102,13 +98,3 @@ class Maker:
         except BaseException:
             self._made = None
             raise
-
-
-def read_here(job: Job, numbers: Iterable[int], *, samples: int, pinned: bool = False) -> Generator[Batch]:
-    """Make batches in this process, all in the same memory of `samples` float32; pinned is for a GPU's copies."""
-    maker, out = Maker(job), torch.empty(samples, pin_memory=pinned).numpy()
-    for number in numbers:
-        made = maker.make(Task(number=number, out=out))
-        if isinstance(made, NotestreamError):
-            raise made
-        yield made

@@ -9,13 +9,15 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from shards import linux
 from shards.errors import NotestreamError
@@ -53,12 +55,16 @@ class Close:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
-    """A batch, its waveform left in the slot (or along with it, where that is too small), or what went wrong."""
+    """A batch, its waveform's bytes left in the slot (or along with it, where that is too small).
+
+    `fields` are Batch's others, `dtype` the waveform's by torch's name.
+    """
 
     fields: dict[str, Any]
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int, ...]
-    waveform: torch.Tensor | None
+    size: int
+    waveform: NDArray[np.uint8] | None
 
 
 def run_reader(connection: Connection, watch: Connection) -> None:
@@ -88,10 +94,16 @@ def _make(maker: Maker, slots: Slots, asked: Make) -> Made | BaseException:
         return batch
     # numpy's pickles are plain; torch's own would open a file in /dev/shm each
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    fields |= {name: fields[name].numpy() for name in TENSORS[1:]}
+    fields |= {name: np.asarray(fields[name]) for name in TENSORS[1:]}
     waveform = fields.pop("waveform")
+    dtype, shape = str(waveform.dtype).removeprefix("torch."), tuple(waveform.shape)
+    if not isinstance(waveform, np.ndarray):
+        from streaming.tensors import as_bytes  # here: a user's stages made this, so torch is there already
+
+        waveform = as_bytes(waveform)
     fits = slots.put(asked.slot, waveform)
-    return Made(fields=fields, dtype=waveform.dtype, shape=tuple(waveform.shape), waveform=None if fits else waveform)
+    size, more = waveform.nbytes, None if fits else waveform.view(np.uint8)
+    return Made(fields=fields, dtype=dtype, shape=shape, size=size, waveform=more)
 
 
 def _portable(error: Exception) -> Exception:
@@ -110,7 +122,9 @@ def _prepare(watch: Connection) -> None:
     threading.Thread(target=_answer_watch, args=(watch,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the rank, which ends its readers
     threading.Thread(target=_follow, daemon=True).start()
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of torch, where a user's stage or transform imports it
+    if torch := sys.modules.get("torch"):  # their script did already
+        torch.set_num_threads(1)
     linux.keep_heap()
     decode.warm_up()
     effects.warm_up()

@@ -16,17 +16,17 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.reduction import send_handle
 
-import torch
-
 from shards import linux
 from shards.errors import NotestreamError
-from streaming.batch import TENSORS, Batch
+from streaming.batch import Batch
 from streaming.buffers import Slots
 from streaming.pipeline import Job
 from streaming.reader import Close, Made, Make, Open, run_reader
+from streaming.tensors import as_tensors, from_bytes
 
 LEAST_SLOTS, MOST_SLOTS = 3, 16  # a reader and job: one in the user's hands, the others ahead
 SLOT_BYTES = 64 << 20  # for a reader's slots where batches are small: time to be late in, when others take the core
@@ -179,11 +179,9 @@ class Readers:
         make, made = reading.made[k].popleft()
         if isinstance(made, BaseException):
             raise made
-        waveform = made.waveform
-        if waveform is None:
-            waveform = reading.slots.get(make.slot, dtype=made.dtype, shape=made.shape)
-        tensors = {name: torch.from_numpy(made.fields[name]) for name in TENSORS[1:]}
-        return Batch(**{**made.fields, **tensors, "waveform": waveform})
+        data = reading.slots.get(make.slot, size=made.size) if made.waveform is None else made.waveform
+        waveform = from_bytes(data, dtype=made.dtype, shape=made.shape)
+        return as_tensors(Batch(waveform=waveform, **made.fields))
 
     def _receive(self, k: int) -> None:
         """Take in a reader's next answer; if it died over that, start it anew: it may have nothing left to answer."""
@@ -237,5 +235,11 @@ def reader_context() -> ForkServerContext | SpawnContext:
     if not linux.ON:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["streaming.warm"])  # imported once: a reader then starts in 0.1 s, not in 3
+    context.set_forkserver_preload(["streaming.warm"])  # imported once: a reader then starts in 0.1 s
     return context
+
+
+def warm_readers() -> None:
+    """Begin to import what readers need, in the process that they are forked from, while this one does other things."""
+    if isinstance(reader_context(), ForkServerContext):
+        forkserver.ensure_running()

@@ -8,7 +8,6 @@ from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shards.bijection import uniforms
@@ -168,19 +167,20 @@ def describe(store: Store, row: int, *, what: str) -> Masked:
     )
 
 
-def collate(source: Source, batch: Rows) -> Batch:
-    """Lay the rows into tensors; a rank's share may be empty."""
+def collate(source: Source, batch: Rows) -> Batch[NDArray[Any]]:
+    """Lay the rows into arrays; a rank's share may be empty."""
+    assert batch.waveform is not None, "they are rendered"
     weight = np.ones(len(batch.rows), np.float32)
     weight[list(batch.masked)] = 0
     labels = _targets(source, batch)
     semitones = np.array(batch.semitones, np.float32)
     return Batch(
-        waveform=torch.from_numpy(batch.waveform),
-        label=torch.from_numpy(move_pitches(labels, semitones) if source.label_moves else labels),
-        length=torch.from_numpy(np.array(batch.valid, np.int64)),
-        weight=torch.from_numpy(weight),
-        semitones=torch.from_numpy(semitones),
-        draws=torch.from_numpy(_draw(source, batch)),
+        waveform=batch.waveform,
+        label=move_pitches(labels, semitones) if source.label_moves else labels,
+        length=np.array(batch.valid, np.int64),
+        weight=weight,
+        semitones=semitones,
+        draws=_draw(source, batch),
         key=tuple(batch.keys),
         cursor=batch.cursor,
         is_padded=min(batch.valid, default=source.length) < source.length,

@@ -17,7 +17,6 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming import plain
 from streaming.compiled import HAS_NUMBA, warn_slow
 from streaming.frames import is_finite
 from streaming.layout import Engine, check_waveform, lay_out
@@ -28,6 +27,8 @@ if HAS_NUMBA:
 
     RENDER = {"vocoder": phase_vocoder.render_piece, "wsola": wsola.render_piece}
 else:
+    from streaming import plain
+
     RENDER = dict.fromkeys(get_args(Engine), plain.render)
 
 

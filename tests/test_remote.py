@@ -18,7 +18,7 @@ from tests.trainers.runs import launch_until
 from trainers import checkpoint, sync
 from trainers.config import TrainConfig
 from trainers.launch import launch
-from trainers.model import ModelConfig
+from trainers.options import ModelConfig
 from trainers.run import Run, open_run_at
 
 

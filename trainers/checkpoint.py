@@ -22,8 +22,9 @@ import xxhash
 
 from shards.errors import DataError, UsageError
 from shards.format import sync_folder, write_whole
+from trainers.sync import MANIFEST
 
-MANIFEST, MODEL, TRAINING, STATE = "manifest.json", "model.safetensors", "training.pt", "state.json"
+MODEL, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
 
 
 def save_checkpoint(

@@ -10,10 +10,7 @@ from streaming.augment import Augment
 from streaming.augment import preset as augment_preset
 from streaming.stages import OnBadRow, Pad
 from streaming.store import Remote
-from trainers.masks import MaskConfig
-from trainers.mel import MelConfig
-from trainers.model import ModelConfig
-from trainers.optim import OptimConfig
+from trainers.options import MaskConfig, MelConfig, ModelConfig, OptimConfig
 
 T = TypeVar("T")
 Monitor = Literal["valid/accuracy", "valid/macro_accuracy", "valid/loss", "valid/map", "valid/macro_auc"]

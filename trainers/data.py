@@ -17,7 +17,7 @@ from shards.format import INDEX_NAME
 from shards.index import Pack, open_pack
 from shards.remote import locate
 from streaming.balance import parse_balance
-from streaming.evaluation import read_note
+from streaming.clips import read_note
 from streaming.labels import ShardLabels, check_labels, count_classes, find_labels, has_many
 from streaming.mix import make_order, mix_classes, parse_data
 from streaming.order import Order
@@ -131,6 +131,11 @@ class Data:
     def sample_rate(self) -> int:
         """The sample rate of all of it, Hz."""
         return self.train.packs[0].sample_rate
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What names each split's packs."""
+        return {name: split.fingerprint for name, split in self.splits.items()}
 
     @property
     def held_out(self) -> tuple[Split, ...]:

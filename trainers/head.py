@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from shards.errors import UsageError
-from trainers.optim import OptimConfig, make_optimizer
+from trainers.optim import make_optimizer
+from trainers.options import OptimConfig
 
 NORMS = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.GroupNorm, torch.nn.LayerNorm)
 

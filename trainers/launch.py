@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from shards.errors import NotestreamError, UsageError
 from shards.remote import locate
 from trainers.config import TrainConfig
 from trainers.follow import follow
 from trainers.interrupt import stop_on_interrupt
-from trainers.prepare import Prepared, fill_in, prepare, this_machine
+from trainers.prepare import Prepared, begin, check, check_network, fill_in, prepare, this_machine
 from trainers.rank import check_rank, is_finished, run_rank
 from trainers.relay import fetched_log, local_log
 from trainers.run import Run, open_run
@@ -43,20 +44,30 @@ def _under_torchrun() -> bool:
 def _launch_ray(config: TrainConfig) -> Run:
     from trainers import cluster  # here: importing Ray takes 3 s that --local needn't pay
 
-    prepared = prepare(config)
-    run, config = prepared.run, prepared.config
-    with cluster.connected(config) as machine:
-        config = fill_in(config, machine)
-        if config.dry_run:
-            try:
-                _tell_dry(prepared, config, cluster.run_ranks(config, run=run))
-            finally:
-                locate(run.place).remove_tree()
-            return run
-        _announce(run, config)
-        log = local_log(run)
-        with stop_on_interrupt(run) as asked, follow(run, steps=prepared.steps, log=log), fetched_log(run, log):
-            cluster.run_ranks(config, run=run)
+    checked = check(config)
+    # Ray ends what it started when the thread ends that did: this one starts it, and another builds the network
+    with ThreadPoolExecutor(1) as beside:
+        building = beside.submit(check_network, checked)
+        with cluster.connected(checked.config) as machine:
+            building.result()
+            prepared = begin(checked)
+            return _run_ranks(prepared, fill_in(prepared.config, machine))
+
+
+def _run_ranks(prepared: Prepared, config: TrainConfig) -> Run:
+    from trainers import cluster
+
+    run = prepared.run
+    if config.dry_run:
+        try:
+            _tell_dry(prepared, config, cluster.run_ranks(config, run=run))
+        finally:
+            locate(run.place).remove_tree()
+        return run
+    _announce(run, config)
+    log = local_log(run)
+    with stop_on_interrupt(run) as asked, follow(run, steps=prepared.steps, log=log), fetched_log(run, log):
+        cluster.run_ranks(config, run=run)
     return _end(run, asked=asked())
 
 

@@ -5,35 +5,9 @@ the note's name, with the batch, so a note's masks are the same on any rank and 
 device.
 """
 
-import dataclasses
-
 import torch
 
-from shards.errors import UsageError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskConfig:
-    """Stripes that are cut out of training pictures; none as it stands."""
-
-    time_masks: int = 0
-    """Stripes over all bands."""
-    time_frames: int = 24
-    """Their width at most, in frames, uniform from 0."""
-    mel_masks: int = 0
-    """Stripes over all frames."""
-    mel_bands: int = 6
-    """Their width at most, in bands, uniform from 0."""
-
-    def __post_init__(self) -> None:
-        for name in ("time_masks", "time_frames", "mel_masks", "mel_bands"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"masks {name} must not be negative, got {getattr(self, name)}: 0 is none")
-
-    @property
-    def draws(self) -> int:
-        """How many uniforms a note needs."""
-        return 2 * (self.time_masks + self.mel_masks)
+from trainers.options import MaskConfig
 
 
 def mask(pictures: torch.Tensor, draws: torch.Tensor, config: MaskConfig, *, silence: float) -> torch.Tensor:

@@ -1,17 +1,15 @@
 """mel: waveform batch -> log-mel batch, on each rank's device. Any parameter can change without touching a shard."""
 
-import dataclasses
 import itertools
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from shards.errors import UsageError
 from trainers.builds import mismatch
+from trainers.options import MelConfig
 
 if TYPE_CHECKING:
     from torchaudio.transforms import MelSpectrogram
@@ -20,61 +18,6 @@ POWER_FLOOR = 1e-10  # of float32 waves in [-1, 1]: 100 dB below the quietest 16
 LEVEL_FLOOR = -99.999  # dB: what has nothing above POWER_FLOOR
 BLOCKS = 5  # of bands: more of them leave out more of what is 0, and are more calls
 CPU_ROWS = 2  # a spectrogram of more notes than this falls out of a core's cache, and takes twice as long a note
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MelConfig:
-    """The log-mel's parameters, by torchaudio's names; the defaults are those of the 2018 experiment."""
-
-    n_fft: int = 1024
-    """Points of a frame's transform."""
-    win_length: int | None = None
-    """Samples of a frame under Hann's window, centred in n_fft; n_fft unless given."""
-    hop_length: int = 256
-    """Samples from frame to frame."""
-    n_mels: int = 40
-    """Mel bands."""
-    f_min: float = 20.0
-    """Lowest frequency, Hz."""
-    f_max: float = 8000.0
-    """Highest frequency, Hz; at most half the sample rate."""
-    mel_scale: Literal["htk", "slaney"] = "htk"
-    """How Hz map onto mels."""
-    norm: Literal["slaney"] | None = None
-    """slaney: bands of equal area instead of equal height."""
-    power: Literal[1, 2] = 2
-    """What bands add up: 1 magnitudes, 2 powers."""
-    floor_db: float = 80.0
-    """Levels further below the reference are cut to this, in dB."""
-    reference: Literal["note", "fixed"] = "note"
-    """What levels are measured from: each note's own maximum, or 0 dB as it is, louder than which nothing is cut."""
-    mean: float = 0.0
-    """Taken off the picture, whose floor is 0 and whose reference is 1, ..."""
-    std: float = 1.0
-    """... which is divided by this: for a network that was trained so."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_fft", "hop_length", "n_mels", "floor_db", "std"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"mel {name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.f_min < self.f_max:
-            raise UsageError(f"mel f_min must lie in 0..f_max ({self.f_max:g} Hz), got {self.f_min:g}")
-        if self.win_length is not None and not 0 < self.win_length <= self.n_fft:
-            raise UsageError(f"mel win_length must lie in 1..n_fft ({self.n_fft}), got {self.win_length}")
-        for name, choices in (("mel_scale", ("htk", "slaney")), ("norm", ("slaney", None)), ("power", (1, 2)),
-                              ("reference", ("note", "fixed"))):  # fmt: skip
-            if getattr(self, name) not in choices:
-                told = " or ".join(map(str, choices))
-                raise UsageError(f"mel {name} must be {told}, got {getattr(self, name)!r}")
-
-    @property
-    def lowest(self) -> float:
-        """What silence is in a picture."""
-        return (0.0 - self.mean) / self.std
-
-    def draw(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Undo mean and std, for people's eyes: 0 silence, 1 the reference; louder than a fixed one is 1 too."""
-        return np.clip(picture * self.std + self.mean, 0, 1)
 
 
 def _transform() -> type["MelSpectrogram"]:

@@ -1,41 +1,15 @@
 """model: a name -> a classifier of one-channel pictures, the same weights for the same seed."""
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from shards.errors import UsageError
 from trainers.named import load
+from trainers.options import ModelConfig
 
 NORMS = {"group": "groupnorm", "group1": "groupnorm1"}  # by timm's names
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Which network looks at the mel."""
-
-    name: str = "resnet18"
-    """A model of timm's, or package.module:function, which is called with num_classes= and returns a module."""
-    norm: Literal["group", "group1"] | None = None
-    """GroupNorm of 32 groups or of one instead of BatchNorm, which sees each rank's rows only."""
-
-    def __post_init__(self) -> None:
-        if self.norm is not None and self.norm not in NORMS:
-            raise UsageError(f"model norm must be {' or '.join(NORMS)}, got {self.norm!r}: leave it out for the usual")
-        if self.norm and self.is_own:
-            raise UsageError(f"model norm {self.norm!r} is for timm's models, got {self.name!r}: build it in there")
-
-    @property
-    def is_own(self) -> bool:
-        """Tell whether the model is a function of the user's."""
-        return ":" in self.name
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What timm's create_model is given beside name and classes."""
-        return {"in_chans": 1} | ({"norm_layer": NORMS[self.norm]} if self.norm else {})
 
 
 def build_model(config: ModelConfig, *, num_classes: int, seed: int) -> torch.nn.Module:

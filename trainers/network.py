@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from streaming.batch import Batch
-from trainers.masks import MaskConfig, mask
+from trainers.masks import mask
 from trainers.mel import LogMel
+from trainers.options import MaskConfig
 
 
 def see(batch: Batch, *, mel: LogMel, masks: MaskConfig) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -17,7 +17,7 @@ from shards.errors import DataError, UsageError
 from shards.format import write_whole
 from shards.remote import locate
 from streaming.batch import Batch
-from streaming.evaluation import read_note
+from streaming.clips import read_note
 from streaming.loader import Loader
 from streaming.mix import make_order, parse_data
 from streaming.store import Store

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from shards import audio
 from streaming.view import View
-from trainers.mel import MelConfig
+from trainers.options import MelConfig
 
 TEMPLATE, LOOKS = "peek.html.j2", "report.html.j2"
 SOUND_BUDGET = 900_000  # points of sound in all, 8 notes of 4 s and their crops: 2.4 MB of text at most, half is usual

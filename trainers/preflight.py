@@ -134,8 +134,7 @@ def _look(mine: Found, config: TrainConfig, *, token: Location) -> Found:
         return dataclasses.replace(mine, problem=error)
     except OSError as error:
         return dataclasses.replace(mine, problem=UsageError(_told(error)))
-    fingerprints = {name: split.fingerprint for name, split in data.splits.items()}
-    return dataclasses.replace(mine, fingerprints=fingerprints, mirror=mirror)
+    return dataclasses.replace(mine, fingerprints=data.fingerprints, mirror=mirror)
 
 
 def _storage_problem(token: Location, *, rank: int) -> NotestreamError | None:

@@ -18,7 +18,7 @@ from trainers.mel import LogMel
 from trainers.model import build_model
 from trainers.named import load_transforms
 from trainers.resume import check_packs, resume_run
-from trainers.run import Run, absolute_data, begin_run
+from trainers.run import Run, absolute_data, begin_run, check_name
 from trainers.weights import init_from
 
 MOST_READERS = 8
@@ -32,6 +32,15 @@ class Machine:
     gpus: int
     cores: int
     device: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Options that hold: their data, opened, and the run to go on with, if any."""
+
+    config: TrainConfig
+    data: Data
+    run: Run | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,36 +61,53 @@ def this_machine(config: TrainConfig) -> Machine:
 
 def prepare(config: TrainConfig) -> Prepared:
     """Check all that can be checked from here, then make or open the run's folder; a dry run makes none."""
+    checked = check(config)
+    check_network(checked)
+    return begin(checked)
+
+
+def check(config: TrainConfig) -> Checked:
+    """Check what takes no time."""
     found = resume_run(config) if config.resume else None
-    config = found[1] if found else config
+    config, run = (found[1], found[0]) if found else (config, None)
     data = open_data(config)
-    fingerprints = {name: split.fingerprint for name, split in data.splits.items()}
-    if found:
-        check_packs(found[0], fingerprints, data=config.data)
-    _check_model(config, data, is_new=not found)
+    if run:
+        check_packs(run, data.fingerprints, data=config.data)
+    elif not config.dry_run:
+        check_name(config)
     load_transforms(config.transforms)
     check_loggers(config.loggers)
     if config.world_size is not None and config.batch_size < config.world_size:
         raise UsageError(f"batch_size must be at least world_size ({config.world_size}), got {config.batch_size}")
-    order = data.order
-    if not found and (reach := _reach(config, data)):
-        config, order = dataclasses.replace(config, **vars(reach)), with_reach(order, reach)
-    if config.dry_run:
-        run, config = Run.at(config.runs, DRY_RUN), dataclasses.replace(config, data=absolute_data(config.data or ""))
-    else:
-        run, config = (found[0], config) if found else begin_run(config, fingerprints=fingerprints)
-        run.forget_stop()
-    return Prepared(run=run, config=config, rows=order.span, steps=-(-config.epochs * order.span // config.batch_size))
+    return Checked(config=config, data=data, run=run)
 
 
-def _check_model(config: TrainConfig, data: Data, *, is_new: bool) -> None:
-    """Build mel and network once from here: what is wrong with them is told before a rank is started."""
+def check_network(checked: Checked) -> None:
+    """Build mel and network once from here: what is wrong with them is told before a rank is started.
+
+    It takes seconds, nearly all of them timm's import.
+    """
+    config, data = checked.config, checked.data
     LogMel(config.mel, sample_rate=data.sample_rate)
     model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
     if config.optim.frozen_epochs:
         freeze_body(model)
-    if config.init_from and is_new:
+    if config.init_from and not checked.run:
         init_from(config.init_from, model, config=config.model, classes=data.classes)
+
+
+def begin(checked: Checked) -> Prepared:
+    """Make the run's folder, or open that of the run to go on with."""
+    config, data, run = checked.config, checked.data, checked.run
+    order = data.order
+    if not run and (reach := _reach(config, data)):
+        config, order = dataclasses.replace(config, **vars(reach)), with_reach(order, reach)
+    if config.dry_run:
+        run, config = Run.at(config.runs, DRY_RUN), dataclasses.replace(config, data=absolute_data(config.data or ""))
+    else:
+        run, config = (run, config) if run else begin_run(config, fingerprints=data.fingerprints)
+        run.forget_stop()
+    return Prepared(run=run, config=config, rows=order.span, steps=-(-config.epochs * order.span // config.batch_size))
 
 
 def _reach(config: TrainConfig, data: Data) -> Reach | None:

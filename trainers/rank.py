@@ -1,6 +1,7 @@
 """rank: what every rank does, however it was started: look around, train to the end, then evaluate and report."""
 
 from shards.remote import locate
+from streaming.readers import warm_readers
 from trainers import checkpoint
 from trainers.config import TrainConfig
 from trainers.finish import finish
@@ -12,6 +13,8 @@ from trainers.session import Session
 
 def check_rank(config: TrainConfig, *, run: Run, session: Session) -> tuple[str, ...]:
     """See that all nodes can train this run, and tell what they have; a dry run ends here (see preflight)."""
+    if config.readers and not config.dry_run:
+        warm_readers()
     return preflight(config, place=locate(run.place).parent.text, session=session)
 
 

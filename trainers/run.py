@@ -154,8 +154,8 @@ def open_run_at(place: str) -> Run:
     return open_run(found.parent.text, found.name)
 
 
-def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run, TrainConfig]:
-    """Make the folder of a new run and write what it is; return it with the config that holds its name.
+def check_name(config: TrainConfig) -> Run:
+    """Return where a new run is to be, by its name or else by preset and time.
 
     Raises:
         UsageError: the name is taken.
@@ -164,9 +164,19 @@ def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run
     run = Run.at(config.runs, name)
     if (locate(run.place) / run.config.name).size() is not None:
         raise UsageError(f"run {name} exists in {config.runs}: take --resume {name} to go on, or another --name")
+    return run
+
+
+def begin_run(config: TrainConfig, *, fingerprints: dict[str, str]) -> tuple[Run, TrainConfig]:
+    """Make the folder of a new run and write what it is; return it with the config that holds its name.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    run = check_name(config)
     if run.url is not None:
         shutil.rmtree(run.folder, ignore_errors=True)  # what an earlier run of this URL left on this machine
-    config = dataclasses.replace(config, name=name, data=absolute_data(config.data or ""), resume=None, config=None)
+    config = dataclasses.replace(config, name=run.name, data=absolute_data(config.data or ""), resume=None, config=None)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_whole(run.environment, json.dumps(describe_environment(fingerprints), indent=2).encode())
     write_whole(run.config, json.dumps(to_json(config), indent=2).encode())

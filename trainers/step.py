@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 
 from streaming.batch import Batch
-from trainers.masks import MaskConfig
 from trainers.mel import LogMel
 from trainers.network import Pooled, see
-from trainers.optim import OptimConfig, set_lr
+from trainers.optim import set_lr
+from trainers.options import MaskConfig, OptimConfig
 from trainers.task import Task, right_answers, row_losses
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from shards.remote import Location, reaching
-from trainers.checkpoint import MANIFEST
+
+MANIFEST = "manifest.json"  # of a checkpoint, moved last: where it is, all of it is
 
 
 def staging(url: str) -> Path:

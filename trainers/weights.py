@@ -14,7 +14,7 @@ import torch
 from shards.errors import DataError, UsageError
 from trainers import checkpoint
 from trainers.head import head_name
-from trainers.model import ModelConfig
+from trainers.options import ModelConfig
 from trainers.run import open_run_at
 
 HUB = "timm"

@@ -21,7 +21,8 @@ from typing import Any
 from shards.errors import NotestreamError
 from shards.index import Pack, open_pack
 from streaming.augment import Augment
-from streaming.evaluation import read_note, whole_notes
+from streaming.clips import read_note
+from streaming.evaluation import whole_notes
 from streaming.loader import Loader
 from streaming.mix import make_order
 from streaming.stages import Source, collate, draw_views, plan_rows, render_rows
@@ -57,7 +58,7 @@ def from_stages(pack: Pack, **options: Any) -> Iterator[bytes]:
     rows = plan_rows(make_order([pack], seed=0), cursor=0, batch_size=17, slots=range(17))
     draw_views(source, rows)
     render_rows(source, rows)
-    yield collate(source, rows).waveform.numpy().tobytes()
+    yield collate(source, rows).waveform.tobytes()
     store.close()
 
 

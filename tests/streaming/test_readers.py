@@ -1,6 +1,7 @@
 """Readers: kills, stops and exceptions change nothing of what is handed out, and nothing stays behind."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,13 +14,14 @@ import psutil
 import pytest
 import torch
 
+from shards import linux
 from shards.errors import DataError, NotestreamError
 from shards.index import open_pack
-from streaming.augment import Augment
+from streaming.augment import Augment, preset
 from streaming.batch import Batch
 from streaming.evaluation import whole_notes
 from streaming.loader import Loader
-from streaming.readers import MOST_DEATHS
+from streaming.readers import MOST_DEATHS, Readers
 from streaming.world import World
 
 pytestmark = pytest.mark.slow
@@ -191,11 +193,38 @@ def grow(batch: Batch) -> Batch:
     return Batch(**{**vars(batch), "waveform": torch.cat([batch.waveform] * 40, dim=1).double()})
 
 
-@pytest.mark.parametrize("stage", [shrink, grow])
+def halve_type(batch: Batch) -> Batch:
+    return dataclasses.replace(batch, waveform=batch.waveform.bfloat16(), label=batch.label.float())
+
+
+@pytest.mark.parametrize("stage", [shrink, grow, halve_type])
 def test_stages_may_change_the_waveforms_shape_and_type(data: Path, stage):
     loader = make(data, readers=1, stages=[stage])
     expected = [batch.clone() for batch in make(data, stages=[stage])]
     assert all(same(left, right) for left, right in zip(loader, expected, strict=True))
+    loader.close()
+
+
+@pytest.mark.skipif(not linux.ON, reason="what a process has loaded is told by /proc")
+def test_a_reader_loads_torch_for_a_users_stages_alone(data: Path):
+    """Torch is seconds and hundreds of megabytes, for each reader of each rank."""
+    pack = open_pack(data, split="valid")
+
+    def loaded(readers: Readers | None) -> bool:
+        assert readers is not None
+        return any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in readers.pids)
+
+    loader = make(data, readers=2, augment=preset("strong"))
+    assert len(list(loader)) == 6
+    notes = whole_notes(
+        pack, label=FAMILY, classes=pack.classes[FAMILY], batch_size=4, world=World(), readers=loader.pool
+    )
+    assert sum(len(batch.key) for batch in notes) == 17
+    assert not loaded(loader.started)
+    loader.close()
+    loader = make(data, readers=1, stages=[shrink])
+    assert next(iter(loader)).waveform.shape == (12, 100)
+    assert loaded(loader.started)
     loader.close()
 
 

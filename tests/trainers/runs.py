@@ -15,7 +15,7 @@ from trainers import checkpoint
 from trainers.config import TrainConfig
 from trainers.journal import read_records
 from trainers.launch import launch
-from trainers.model import ModelConfig
+from trainers.options import ModelConfig
 from trainers.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]

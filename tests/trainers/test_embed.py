@@ -111,7 +111,7 @@ def test_features_do_not_depend_on_what_goes_through_together(whole: Run, tmp_pa
     opened = open_trained(str(whole.folder), device="cpu")
     parts = [0.3, 0.3, 0.3, 0.1]
     pack = open_pack(opened.config.data or "", split="test")
-    from streaming.evaluation import read_note
+    from streaming.clips import read_note
     from streaming.store import Store
 
     wave = torch.from_numpy(read_note(Store(pack), 2))

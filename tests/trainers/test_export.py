@@ -16,7 +16,8 @@ from shards.errors import DataError
 from tests.trainers.runs import ROOT
 from trainers import program
 from trainers.__main__ import main as door
-from trainers.mel import LogMel, MelConfig
+from trainers.mel import LogMel
+from trainers.options import MelConfig
 from trainers.run import Run
 from trainers.trained import Trained, open_trained
 

@@ -29,7 +29,7 @@ from tests.trainers.runs import (
 from tests.trainers.worlds import kill_in, open_ranks, train_at
 from trainers import checkpoint
 from trainers.launch import launch
-from trainers.model import ModelConfig
+from trainers.options import ModelConfig
 from trainers.run import Run
 
 pytestmark = pytest.mark.faults

@@ -10,7 +10,8 @@ from shards.bijection import uniforms
 from shards.errors import UsageError
 from streaming.world import World
 from tests.streaming.test_loader import make, same, take
-from trainers.masks import MaskConfig, mask
+from trainers.masks import mask
+from trainers.options import MaskConfig
 
 BOTH = MaskConfig(time_masks=2, time_frames=10, mel_masks=1, mel_bands=6)
 

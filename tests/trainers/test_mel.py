@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from shards.errors import UsageError
-from trainers.mel import LogMel, MelConfig
+from trainers.mel import LogMel
+from trainers.options import MelConfig
 
 RATE = 16_000
 

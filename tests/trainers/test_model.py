@@ -15,8 +15,8 @@ from tests.trainers.runs import ROOT, config, weights
 from tests.trainers.worlds import Tiny
 from trainers.head import freeze_body, head_name
 from trainers.launch import launch
-from trainers.model import ModelConfig, build_model
-from trainers.optim import OptimConfig
+from trainers.model import build_model
+from trainers.options import ModelConfig, OptimConfig
 from trainers.run import Run
 from trainers.weights import init_from
 

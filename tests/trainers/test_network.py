@@ -4,9 +4,10 @@ import pytest
 import timm
 import torch
 
-from trainers.mel import LogMel, MelConfig
-from trainers.model import ModelConfig, build_model
+from trainers.mel import LogMel
+from trainers.model import build_model
 from trainers.network import Pooled, averages, weigh
+from trainers.options import MelConfig, ModelConfig
 
 RATE = 16_000
 

@@ -11,8 +11,9 @@ import torch
 from shards.errors import DataError, UsageError
 from trainers import checkpoint
 from trainers.config import PRESETS, TrainConfig, from_json, read_config, to_json
-from trainers.model import ModelConfig, build_model
-from trainers.optim import OptimConfig, make_optimizer, one_cycle
+from trainers.model import build_model
+from trainers.optim import make_optimizer, one_cycle
+from trainers.options import ModelConfig, OptimConfig
 
 
 def small(seed: int = 0) -> torch.nn.Module:

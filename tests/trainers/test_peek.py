@@ -26,8 +26,8 @@ from shards.pack import pack
 from streaming import vocoder
 from streaming.augment import Augment
 from streaming.balance import parse_balance
+from streaming.clips import read_note
 from streaming.effects import apply_effects
-from streaming.evaluation import read_note
 from streaming.loader import Loader
 from streaming.mix import make_order
 from streaming.store import Store
@@ -37,7 +37,8 @@ from tests.trainers.browser import CHROMIUM, browser, open_tab, pixels
 from tests.trainers.runs import config
 from tests.trainers.test_report import Page
 from trainers.config import TrainConfig
-from trainers.mel import LogMel, MelConfig
+from trainers.mel import LogMel
+from trainers.options import MelConfig
 from trainers.peek import look, write_peek
 from trainers.peek_page import Peek, Row, Sound, bands, fair_share, render_peek
 

@@ -13,11 +13,10 @@ from tests.trainers.runs import config, launch_until, rows_of, weights
 from tests.trainers.worlds import Tiny
 from trainers.launch import launch
 from trainers.learner import choose_dtype
-from trainers.masks import MaskConfig
 from trainers.mel import LogMel
-from trainers.model import ModelConfig
 from trainers.network import Pooled
-from trainers.optim import OptimConfig, make_optimizer
+from trainers.optim import make_optimizer
+from trainers.options import MaskConfig, ModelConfig, OptimConfig
 from trainers.run import Run
 from trainers.step import Learner, train_step
 

@@ -13,8 +13,7 @@ from tests.conftest import write_notes
 from tests.trainers.runs import config, weights
 from tests.trainers.worlds import gradients, open_ranks, train_at
 from trainers.config import TrainConfig
-from trainers.model import ModelConfig
-from trainers.optim import OptimConfig
+from trainers.options import ModelConfig, OptimConfig
 from trainers.run import Run
 
 pytestmark = pytest.mark.slow
