@@ -4,9 +4,15 @@ numba takes half a second of a core to load its first function, however small. N
 would lose it.
 """
 
-from streaming import decode
-from streaming.reader import run_reader
+import gc
+
+from shards.collector import uncollected
+
+with uncollected():
+    from streaming import decode
+    from streaming.reader import run_reader
+
+    decode.warm_up()
+gc.freeze()  # a collector writes into what it looks at: pages that all readers share would be copied
 
 __all__ = ["run_reader"]
-
-decode.warm_up()

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from shards.collector import uncollected
 from shards.door import print_json, run_door
 from shards.errors import DataError, UsageError
 from trainers.config import PRESETS, TrainConfig, read_config
@@ -18,7 +19,8 @@ from trainers.sweep import default_options, sweep
 
 def train(config: TrainConfig) -> None:
     """Train a classifier: mel per batch on each rank's device, DDP over all ranks, checkpoints, a report."""
-    from trainers.launch import launch
+    with uncollected():
+        from trainers.launch import launch
 
     launch(config)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from shards.collector import uncollected
 from shards.errors import UsageError
 from trainers.named import load
 from trainers.options import ModelConfig
@@ -40,7 +41,8 @@ def find_own(name: str) -> Callable[..., Any]:
 
 
 def _timm(config: ModelConfig) -> Callable[..., torch.nn.Module]:
-    import timm  # here: 3 s that `--help` and a mistyped option needn't wait for
+    with uncollected():
+        import timm  # here: 2 s that `--help` and a mistyped option needn't wait for
 
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name[:5]}*")[:4]

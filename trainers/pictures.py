@@ -1,12 +1,12 @@
-"""pictures: a split's confusion, a batch's mels -> small images (height, width, 3) for loggers. Nothing of pyplot's."""
+"""pictures: a split's confusion, a batch's mels -> small images (height, width, 3) for loggers. Nothing of pyplot's.
+
+matplotlib is imported where it draws: a run's first step needn't wait for it.
+"""
 
 import math
 import warnings
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from trainers import metrics
@@ -19,6 +19,9 @@ MOST_MELS, GAP = 8, 2
 
 def confusion_image(predictions: Predictions) -> Image:
     """Draw for each target (rows) how its rows were answered (columns), as shares of them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     counts = metrics.confusion(predictions)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(6, 5.5), dpi=80, layout="constrained")
@@ -39,6 +42,8 @@ def confusion_image(predictions: Predictions) -> Image:
 
 def mels_image(mels: NDArray[np.float32]) -> Image:
     """Lay up to 8 mels (rows, n_mels, frames) of 0..1 side by side, two in a row, low bands below."""
+    from matplotlib import colormaps
+
     shown = mels[:MOST_MELS, ::-1]
     rows, bands, frames = shown.shape
     across = min(2, rows)
@@ -47,4 +52,4 @@ def mels_image(mels: NDArray[np.float32]) -> Image:
     for at, mel in enumerate(shown):
         top, left = at // across * (bands + GAP), at % across * (frames + GAP)
         sheet[top : top + bands, left : left + frames] = mel
-    return (mpl.colormaps["magma"](sheet)[..., :3] * 255).astype(np.uint8)
+    return (colormaps["magma"](sheet)[..., :3] * 255).astype(np.uint8)

@@ -4,7 +4,6 @@ from shards.remote import locate
 from streaming.readers import warm_readers
 from trainers import checkpoint
 from trainers.config import TrainConfig
-from trainers.finish import finish
 from trainers.loop import train
 from trainers.preflight import preflight
 from trainers.run import Run
@@ -21,6 +20,8 @@ def check_rank(config: TrainConfig, *, run: Run, session: Session) -> tuple[str,
 def run_rank(config: TrainConfig, *, run: Run, session: Session) -> None:
     """Train from where the run stands; where that comes to its end, evaluate and report."""
     if train(config, run=run, session=session):
+        from trainers.finish import finish  # here: pages and pictures, which the first step needn't wait for
+
         finish(config, run=run, session=session)
 
 
