@@ -10,9 +10,11 @@ import os
 import shutil
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import xxhash
 from isal import isal_zlib
 
@@ -93,6 +95,7 @@ def parts(source: Source) -> dict[str, Method]:
     """Return the parts of packing, each alone, over the same notes."""
     labels = source.manifest.to_pylist()
     keys = [note["key"] for note in labels]
+    shuffled = np.random.default_rng(0).permutation(keys).tolist()
     files = [source.files.read(key) for key in keys]
     folder = Path(source.files.name("")).parent.parent
 
@@ -108,7 +111,7 @@ def parts(source: Source) -> dict[str, Method]:
 
     works = {
         "examples.json to manifest": lambda: NSynthFolder(folder=folder, rename_keys=False).open(),
-        "read files": lambda: [source.files.read(key) for key in keys],
+        "read files": lambda: deque(map(source.files.read, shuffled), maxlen=0),
         "decode, sounding_length": check,
         "json of labels": lambda: [label_json(note) for note in labels],
         "crc32 of rows": lambda: [isal_zlib.crc32(data) for data in files],
