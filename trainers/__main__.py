@@ -151,7 +151,8 @@ def _default(args: list[str]) -> TrainConfig:
     parser.add_argument("--runs", default="runs")
     given, _ = parser.parse_known_args(args)
     if given.resume:
-        return dataclasses.replace(read_config(open_run(given.runs, given.resume).config), name=None)
+        own = read_config(open_run(given.runs, given.resume).config)
+        return dataclasses.replace(own, name=None, runs=given.runs)  # where it was found: its folder may have moved
     if given.config:
         return dataclasses.replace(read_config(Path(given.config)), name=None, resume=None, config=given.config)
     return PRESETS.get(given.preset, PRESETS["base"])()
