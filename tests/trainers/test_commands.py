@@ -1,6 +1,6 @@
 """Commands of README and docs run as they stand, on small data. Training stops where its first step would be.
 
-`make demo` renders, packs and trains by README's own lines, in CI; docs/datasets.md's are run by tests/test_datasets.py.
+`make demo` renders, packs and trains by README's own lines, in CI; tests/test_datasets.py runs docs/datasets.md's.
 """
 
 import importlib
