@@ -20,6 +20,7 @@ import psutil
 import pytest
 from matplotlib import image
 
+from shards.remote import locate
 from tests.trainers.runs import ROOT, config
 from tests.trainers.test_report import ATTACK, Page
 from trainers.__main__ import main as door
@@ -214,3 +215,16 @@ def test_a_sweep_interrupted_and_killed_goes_on_from_its_folder_alone(data: Path
     assert "when sweep s began" in capsys.readouterr().err
     assert door(["sweep", "--data", str(data), "--runs", str(runs), "--name", "s", *VARY]) == 2
     assert "s exists in" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_a_sweep_at_a_url_is_made_and_known_again(data: Path, store: str):
+    begin = ["--data", str(data), "--name", "s", "--vary", "mel.n_mels=24,40", *FLAGS, "--epochs", "1"]
+    for given, told in ((begin, "2 trials, 0 of them done"), (["--resume", "s"], "2 trials, 2 of them done")):
+        command = [sys.executable, "-m", "trainers", "sweep", *given, "--runs", store.replace("PATH", "sweeps")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert told in done.stdout
+    place = locate(store.replace("PATH", "sweeps/s"))
+    assert {"sweep.csv", "sweep.html", "sweep.png", "trial-0000", "trial-0001"} <= set(place.children())
+    assert {"checkpoints", "metrics.jsonl", "report.html"} <= set((place / "trial-0001").children())
